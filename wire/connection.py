@@ -1,0 +1,519 @@
+"""The whole protocol for one peer: bytes in, events out, and what to send in return.
+
+Theory. A `Connection` is driven by its owner and never acts by itself. The owner asks for memory
+(`receive_buffer`), reads into it and says how many bytes came (`received`), then pulls events
+(`next_event`) until there are none: one event at a time, so that it can name the destination of
+raw segments before their bytes are looked at. What must be sent is pulled in chunks
+(`data_to_send`). Time is an argument of every call to which it matters.
+
+        HELLO sent / received            WELCOME sent / received          GOAWAY, error, end
+    NEW ----------------------> GREETING ----------------------> READY ----------------------> OVER
+
+Rules of this file. 1) No I/O, no clock, no randomness. 2) A broken rule of the peer ends the
+connection with a GOAWAY that says which; a broken rule of ours raises `LocalProtocolError` and
+changes nothing. 3) Nothing is allocated on a peer's word before it is checked against a limit.
+
+Source. wire/README.md is the specification; the shape is that of h11 and quinn-proto.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+from . import bulk
+from . import event as ev
+from . import frame as fr
+from . import greeting
+from .buffer import ReceiveBuffer
+from .credit import Budget, Inflow, Outflow, StreamCredit
+from .dispatch import on_frame
+from .errors import CodecError, ErrorCode, LocalProtocolError, ProtocolError, RemoteProtocolError
+from .frame import END, LAST, MORE, FrameType, pack
+from .notices import Notices
+from .outgoing import Chunk, Outgoing
+from .settings import Settings
+from .stream import StreamInput, StreamRecord, StreamState
+
+
+class Phase(IntEnum):
+    """How far a connection has come."""
+
+    NEW = 0
+    GREETING = 1
+    READY = 2
+    OVER = 3
+
+
+class Connection:
+    """One peer. See the module for how it is driven.
+
+    Attributes:
+        phase: How far the connection has come.
+        ready: Whether streams may be opened: `phase` is READY.
+        version: The version that both sides speak, 0 before the handshake.
+        rtt_s: Round trip of the last answered ping, None before the first.
+        streams: Streams that are not over, by id.
+        inflow: Credit that we granted over all streams.
+        streams_in: Stream credit that we granted to the peer.
+        streams_out: Streams that we may open in all, as the peer granted.
+    """
+
+    def __init__(self, *, dialer: bool, now: float, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.dialer = dialer
+        self.phase = Phase.NEW
+        self.ready = False
+        self.version = 0
+        self.rtt_s: float | None = None
+        self.streams: dict[int, StreamRecord] = {}
+        self.inflow = Inflow(
+            self.settings.window_connection_bytes, self.settings.window_connection_bytes_max, now
+        )
+        self.streams_in = StreamCredit(
+            self.settings.streams_credit, self.settings.streams_credit_max
+        )
+        self.streams_out = 0
+        self.opened = 0
+        self.peer_stream_id = 0
+        self.peer_window_stream = 0
+        self.budget = Budget(self.settings.abuse_burst, self.settings.abuse_refill_per_s, now)
+        self.given_up: dict[int, None] = {}
+        self.out = Outgoing(self.settings, Outflow(0))
+        self.notices = Notices()
+        self.events: deque[ev.Event] = deque()
+        self.buffer = ReceiveBuffer()
+        self.preamble_seen = False
+        self.now = now
+        self.started_at = now
+        self.heard_at = now
+        self.ping_at = now
+        self.ping_sent_at: float | None = None
+        self.next_stream_id = 1 if dialer else 2
+        self.bulk: bulk.Incoming | None = None
+
+    # ---- bytes in -----------------------------------------------------------------------
+
+    def receive_buffer(self) -> memoryview:
+        """Return the memory, never empty, into which the next bytes must be received."""
+        return self.buffer.space()
+
+    def received(self, size_bytes: int, now: float) -> None:
+        """Say that `size_bytes` bytes were received into `receive_buffer()`."""
+        self.now = self.heard_at = now
+        if self.buffer.fill(size_bytes):
+            bulk.complete(self)
+
+    def receive(self, data: bytes | bytearray | memoryview, now: float) -> list[ev.Event]:
+        """Take `data` and return the events in it; for tests and small uses.
+
+        Segments whose destination is not named in time come as `DataReceived`.
+        """
+        events: list[ev.Event] = []
+        view = memoryview(data)
+        while len(view):
+            space = self.receive_buffer()
+            size = min(len(space), len(view))
+            space[:size] = view[:size]
+            view = view[size:]
+            self.received(size, now)
+            while (event := self.next_event()) is not None:
+                events.append(event)
+        return events
+
+    def receive_eof(self, now: float) -> None:
+        """Say that the peer's bytes are over; the loss comes as the next event."""
+        self.now = now
+        if self.phase is not Phase.OVER:
+            self.end()
+
+    def next_event(self) -> ev.Event | None:
+        """Return what happened next, or None until more bytes come."""
+        if self.events:
+            return self.events.popleft()
+        while self.phase is not Phase.OVER:
+            try:
+                progressed = self._parse()
+            except ProtocolError as error:
+                self.fail(error)
+                progressed = True
+            except CodecError as error:
+                self.fail(RemoteProtocolError(ErrorCode.DECODE, str(error)))
+                progressed = True
+            if self.events:
+                return self.events.popleft()
+            if not progressed:
+                return None
+        return self.events.popleft() if self.events else None
+
+    def _parse(self) -> bool:
+        """Take one frame off the buffer; False if there is no whole one."""
+        if not self.preamble_seen:
+            return self._parse_preamble()
+        head = self.buffer.header()
+        if head is None:
+            return False
+        length, type_, flags, kind, stream_id = head
+        if type_ == FrameType.DATA:
+            bulk.begin(self, length, flags, stream_id)
+            return True
+        limit = self.settings.frame_control_bytes_max
+        if self.phase is not Phase.READY:
+            limit = self.settings.hello_bytes_max
+        if length > limit:
+            raise RemoteProtocolError(
+                ErrorCode.FRAME_TOO_LARGE, f"a frame of {length} bytes, {limit} at most"
+            )
+        payload = self.buffer.payload(length)
+        if payload is None:
+            return False
+        on_frame(self, type_, flags, kind, stream_id, payload)
+        return True
+
+    def _parse_preamble(self) -> bool:
+        buffer = self.buffer
+        have = bytes(buffer.data[buffer.start : min(buffer.end, buffer.start + len(fr.PREAMBLE))])
+        if not fr.PREAMBLE.startswith(have):
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, "the peer does not speak this protocol")
+        if len(have) < len(fr.PREAMBLE):
+            return False
+        buffer.start += len(fr.PREAMBLE)
+        self.preamble_seen = True
+        return True
+
+    # ---- bytes out ----------------------------------------------------------------------
+
+    def data_to_send(self) -> Chunk:
+        """Return the buffers to write next, in order; empty if there is nothing to send now.
+
+        A chunk must be written whole before the next one is asked for.
+        """
+        self.notices.write_cancels(self.out)
+        chunk = self.out.next_chunk()
+        if self.out.emptied:
+            for record in self.out.emptied:
+                self.forget_if_over(record)
+            self.out.emptied.clear()
+        return chunk
+
+    def take_drained(self) -> list[tuple[int, int]]:
+        """Return (stream id, bytes) framed since the last call, of watched streams."""
+        drained = self.out.drained
+        if drained:
+            self.out.drained = []
+        return drained
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether `data_to_send` may have something."""
+        return bool(self.out.express or self.out.round or self.notices.cancels)
+
+    # ---- time ---------------------------------------------------------------------------
+
+    def next_timeout(self) -> float | None:
+        """Return when `handle_timeout` must be called next, on the owner's clock."""
+        if self.phase is Phase.OVER:
+            return None
+        if self.phase is not Phase.READY:
+            return self.started_at + self.settings.handshake_timeout_s
+        when = min(self.ping_at, self.heard_at + self.settings.lease_s)
+        return when if self.notices.due_at is None else min(when, self.notices.due_at)
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due: notices, a ping, the end of a silent peer (as the next event)."""
+        self.now = now
+        if self.phase is Phase.OVER:
+            return
+        if self.phase is not Phase.READY:
+            if now >= self.started_at + self.settings.handshake_timeout_s:
+                self.fail(
+                    ProtocolError(ErrorCode.HANDSHAKE_TIMEOUT, "the handshake took too long")
+                )
+            return
+        self.notices.write_due(self.out, now)
+        if now >= self.heard_at + self.settings.lease_s:
+            self.fail(ProtocolError(ErrorCode.STALLED, "the peer has been silent for too long"))
+        elif now >= self.ping_at:
+            self.ping_at = now + self.settings.ping_every_s
+            self.ping_sent_at = now
+            self.out.control(pack(FrameType.PING, 0, 0, 0, b""))
+
+    # ---- the handshake ------------------------------------------------------------------
+
+    def hello(self, role: str, credential: dict[str, Any], info: dict[str, Any]) -> None:
+        """Introduce ourselves (dialer only); the peer answers with WELCOME or GOAWAY."""
+        self._require(self.dialer and self.phase is Phase.NEW, "HELLO is said once, by the dialer")
+        self.phase = Phase.GREETING
+        self.out.control(fr.PREAMBLE + greeting.hello_frame(self, role, credential, info))
+
+    def welcome(self, info: dict[str, Any]) -> None:
+        """Take the peer in, after its HELLO; streams may be opened."""
+        self._require(
+            not self.dialer and self.phase is Phase.GREETING, "WELCOME answers a HELLO, once"
+        )
+        self.out.control(fr.PREAMBLE + greeting.welcome_frame(self, info))
+        self._become_ready()
+
+    def greeted(self, version: int) -> None:
+        """Take the peer's HELLO (called for its frame)."""
+        if self.dialer or self.phase is not Phase.NEW:
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, "HELLO is said once, by the dialer")
+        self.version = version
+        self.phase = Phase.GREETING
+
+    def welcomed(self, version: int) -> None:
+        """Take the peer's WELCOME (called for its frame)."""
+        if not self.dialer or self.phase is not Phase.GREETING:
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, "WELCOME answers a HELLO, once")
+        self.version = version
+        self._become_ready()
+
+    def _become_ready(self) -> None:
+        self.phase = Phase.READY
+        self.ready = True
+        self.ping_at = self.now
+
+    def close(self, code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:
+        """Say goodbye and why; nothing that comes afterwards is looked at."""
+        if self.phase is Phase.OVER:
+            return
+        lead = b"" if self.dialer or self.phase is Phase.READY else fr.PREAMBLE
+        if self.phase is not Phase.NEW or not self.dialer:
+            self.out.control(lead + greeting.goaway_frame(code, reason))
+        self.end()
+
+    def fail(self, error: ProtocolError) -> None:
+        """End the connection because of `error`, and tell the peer."""
+        if self.phase is Phase.OVER:
+            return
+        self.close(error.code, error.reason)
+        self.events[-1] = ev.ConnectionLost(error)
+
+    def end(self, error: ProtocolError | None = None) -> None:
+        """Nothing more is sent or looked at; the loss is the last event."""
+        self.phase = Phase.OVER
+        self.ready = False
+        self.events.append(ev.ConnectionLost(error))
+
+    def drain(self, reason: str) -> None:
+        """Say that we take no new streams; running ones go on."""
+        self._require_ready()
+        self.out.control(greeting.drain_frame(reason))
+
+    # ---- streams ------------------------------------------------------------------------
+
+    @property
+    def streams_available(self) -> int:
+        """How many streams we may open now."""
+        return self.streams_out - self.opened if self.phase is Phase.READY else 0
+
+    def open(
+        self, kind: int, payload: bytes, buffers: Sequence[memoryview] = (), *,
+        more: bool = False, end: bool = False,
+    ) -> int:  # fmt: skip
+        """Open a stream with a message and return its id.
+
+        Args:
+            kind: Message kind, for the frame header.
+            payload: The encoded message.
+            buffers: Its segments, in order; none may be empty.
+            more: Segments follow later by `forward_data` (a relay), and so does END.
+            end: We say nothing more after this message and its segments.
+        """
+        if self.streams_available <= 0:
+            raise LocalProtocolError(ErrorCode.FLOW_CONTROL, "no stream credit is left")
+        self._check_payload(payload)
+        stream_id = self.next_stream_id
+        self.next_stream_id += 2
+        self.opened += 1
+        record = self.new_record(stream_id)
+        self._say(record, FrameType.OPEN, kind, payload, buffers, more, end)
+        return stream_id
+
+    def send(
+        self, stream_id: int, kind: int, payload: bytes, buffers: Sequence[memoryview] = (), *,
+        more: bool = False, end: bool = False,
+    ) -> None:  # fmt: skip
+        """Say a message on an open stream; arguments as for `open`."""
+        record = self.streams.get(stream_id)
+        if record is None:
+            raise LocalProtocolError(ErrorCode.STREAM_STATE, f"stream {stream_id} is not open")
+        self._check_payload(payload)
+        if end:
+            self.notices.forget(stream_id)
+        self._say(record, FrameType.MESSAGE, kind, payload, buffers, more, end)
+
+    def _say(
+        self, record: StreamRecord, type_: int, kind: int, payload: bytes,
+        buffers: Sequence[memoryview], more: bool, end: bool,
+    ) -> None:  # fmt: skip
+        self.step_local(record, StreamInput.SEND_END if end else StreamInput.SEND)
+        bulky = more or bool(buffers)
+        flags = MORE if bulky else END if end else 0
+        frame = pack(type_, flags, kind, record.stream_id, payload)
+        if type_ == FrameType.OPEN:
+            self.out.control(frame)
+        else:
+            self.out.message(record, frame)
+        if buffers:
+            self.out.segments(record, buffers, end=end)
+        if end:
+            self.forget_if_over(record)
+
+    def forward_data(self, stream_id: int, frame: memoryview, *, last: bool, end: bool) -> None:
+        """Send a DATA frame that another connection received, in the memory it came in."""
+        record = self.streams.get(stream_id)
+        if record is None:
+            raise LocalProtocolError(ErrorCode.STREAM_STATE, f"stream {stream_id} is not open")
+        self.step_local(record, StreamInput.SEND_END if end else StreamInput.SEND)
+        if end:
+            self.notices.forget(stream_id)
+        self.out.relay(record, frame, (LAST if last else 0) | (END if end else 0))
+        self.forget_if_over(record)
+
+    def fill(self, stream_id: int, buffers: Sequence[memoryview]) -> None:
+        """Name the destinations of the segments of the message just received on a stream."""
+        record = self.streams.get(stream_id)
+        self._require(
+            record is not None and record.more and record.targets is None, "no segments are due"
+        )
+        assert record is not None
+        record.targets = list(buffers)
+        record.target_index = record.target_offset = 0
+
+    def manual_credit(self, stream_id: int) -> None:
+        """From now on credit of this stream returns by `consumed` alone (a relay)."""
+        record = self.streams.get(stream_id)
+        if record is not None:
+            record.manual = True
+
+    def consumed(self, stream_id: int, size_bytes: int) -> None:
+        """Say that bytes received on a stream have left our memory: the peer gets credit."""
+        record = self.streams.get(stream_id)
+        if record is not None:
+            self.credit(record, size_bytes)
+        else:
+            self.credit_connection(size_bytes)
+
+    def credit(self, record: StreamRecord, size_bytes: int) -> None:
+        """Count bytes of a stream as consumed, and grant more when that is worth a frame."""
+        rtt_s = self.rtt_s or 0.0
+        wants_more = record.state is StreamState.OPEN or record.state is StreamState.ENDED_HERE
+        if record.inflow.consume(size_bytes, self.now, rtt_s) and wants_more:
+            self.out.control(greeting.credit_frame(record.stream_id, record.inflow.granted))
+        self.credit_connection(size_bytes)
+
+    def credit_connection(self, size_bytes: int) -> None:
+        """The same for bytes that belong to no stream any more."""
+        if self.inflow.consume(size_bytes, self.now, self.rtt_s or 0.0):
+            self.out.control(greeting.credit_frame(0, self.inflow.granted))
+
+    def watch(self, stream_id: int) -> None:
+        """Report this stream's bytes in `take_drained` as they are framed."""
+        record = self.streams.get(stream_id)
+        if record is not None:
+            record.watched = True
+
+    def queued_bytes(self, stream_id: int) -> int:
+        """Return how many bytes of a stream wait for credit or their turn."""
+        record = self.streams.get(stream_id)
+        return 0 if record is None else record.queued_bytes
+
+    def reset(self, stream_id: int, code: ErrorCode, reason: str) -> None:
+        """Give a stream up; what it had queued is dropped. Without effect if it is over."""
+        record = self.streams.pop(stream_id, None)
+        if record is None:
+            return
+        self.out.drop(record)
+        self.notices.forget(stream_id)
+        record.step(StreamInput.SEND_RESET)
+        self._remember(stream_id)
+        self.out.control(greeting.reset_frame(stream_id, code, reason))
+
+    def _remember(self, stream_id: int) -> None:
+        self.given_up[stream_id] = None
+        if len(self.given_up) > self.settings.reset_memory:
+            del self.given_up[next(iter(self.given_up))]
+
+    def accept(self, stream_id: int) -> None:
+        """Tell the opener, soon and in one frame for many, that we are responsible."""
+        if stream_id in self.streams:
+            self.notices.accept(stream_id, self.now)
+
+    def started(self, stream_id: int) -> None:
+        """Tell the opener, soon and in one frame for many, that user code has started."""
+        if stream_id in self.streams:
+            self.notices.start(stream_id, self.now)
+
+    def cancel(self, stream_id: int, strength: int = 0, grace_ms: int = 5000) -> None:
+        """Ask the peer to stop the work of a stream that we opened; its outcome still comes."""
+        if stream_id in self.streams:
+            self.notices.cancels.append((stream_id, strength, grace_ms))
+
+    def release(self) -> None:
+        """The work of a stream that the peer opened is gone: its stream credit returns."""
+        if self.streams_in.release() and self.phase is Phase.READY:
+            self.out.control(greeting.streams_frame(self.streams_in.granted))
+
+    # ---- shared with dispatch.py ----------------------------------------------------------
+
+    def new_record(self, stream_id: int) -> StreamRecord:
+        """Begin to keep a stream, whoever opened it."""
+        settings = self.settings
+        record = StreamRecord(
+            stream_id,
+            Inflow(settings.window_stream_bytes, settings.window_stream_bytes_max, self.now),
+            Outflow(self.peer_window_stream),
+        )
+        self.streams[stream_id] = record
+        return record
+
+    def step(self, record: StreamRecord, what: StreamInput) -> None:
+        """Move a stream along its table because of the peer."""
+        if not record.step(what):
+            raise RemoteProtocolError(
+                ErrorCode.STREAM_STATE, f"{what.name} on a stream that is {record.state.name}"
+            )
+
+    def step_local(self, record: StreamRecord, what: StreamInput) -> None:
+        """Move a stream along its table because of ourselves."""
+        if not record.step(what):
+            raise LocalProtocolError(
+                ErrorCode.STREAM_STATE, f"{what.name} on a stream that is {record.state.name}"
+            )
+
+    def forget_if_over(self, record: StreamRecord) -> None:
+        """Drop the record of a stream that is closed and has nothing left to send."""
+        if record.state is StreamState.CLOSED and not record.queue:
+            self.streams.pop(record.stream_id, None)
+
+    def late(self, stream_id: int) -> None:
+        """A frame for a stream that we do not have: free if we gave it up, else charged."""
+        if stream_id in self.given_up:
+            return
+        ours = stream_id % 2 == self.next_stream_id % 2
+        never = stream_id >= self.next_stream_id if ours else stream_id > self.peer_stream_id
+        if stream_id == 0 or never:
+            raise RemoteProtocolError(ErrorCode.STREAM_STATE, f"stream {stream_id} never was")
+        self.charge(1.0)
+
+    def charge(self, cost: float) -> None:
+        """Draw on the peer's abuse budget."""
+        if not self.budget.charge(cost, self.now):
+            raise RemoteProtocolError(ErrorCode.ABUSE, "too many resets, pings or stray frames")
+
+    def _check_payload(self, payload: bytes) -> None:
+        limit = self.settings.frame_control_bytes_max
+        if len(payload) > limit:
+            raise LocalProtocolError(
+                ErrorCode.FRAME_TOO_LARGE, f"a message of {len(payload)} bytes, {limit} at most"
+            )
+
+    def _require(self, condition: bool, sentence: str) -> None:
+        if not condition:
+            raise LocalProtocolError(ErrorCode.STREAM_STATE, sentence)
+
+    def _require_ready(self) -> None:
+        self._require(self.phase is Phase.READY, "the connection is not ready")

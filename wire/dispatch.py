@@ -1,0 +1,246 @@
+"""What each frame does to a connection: one function per type, in one table.
+
+Rules of this file. 1) Every function checks the whole frame before it changes anything. 2) A
+broken rule is raised as `RemoteProtocolError`, bad bytes as `CodecError`; the connection turns
+both into its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from . import event as ev
+from . import greeting
+from .errors import CodecError, ErrorCode, RemoteProtocolError
+from .frame import END, FLAGS_ALLOWED, MORE, STREAM_ID_MAX, FrameType, pack
+from .stream import StreamInput
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+_RECEIVE, _RECEIVE_END = StreamInput.RECEIVE, StreamInput.RECEIVE_END
+
+
+def on_frame(
+    connection: Connection, type_: int, flags: int, kind: int, stream_id: int, payload: bytes
+) -> None:
+    """Take one whole frame that is not DATA.
+
+    Raises:
+        RemoteProtocolError: The frame breaks a rule.
+        CodecError: Its payload is not what its type wants.
+    """
+    if connection.ready:
+        if type_ == FrameType.MESSAGE:
+            _on_message(connection, flags, kind, stream_id, payload)
+            return
+        if type_ == FrameType.OPEN:
+            _on_open(connection, flags, kind, stream_id, payload)
+            return
+    allowed = FLAGS_ALLOWED.get(type_)
+    if allowed is None or flags & ~allowed:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, f"type {type_} with flags {flags} is unknown")
+    if kind != 0:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, "only messages have a kind")
+    if (stream_id != 0) != (type_ in (FrameType.RESET, FrameType.CREDIT)) and not (
+        type_ == FrameType.CREDIT and stream_id == 0
+    ):
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, "the frame is on the wrong stream")
+    handlers = _READY if connection.ready else _GREETING
+    handler = handlers.get(type_)
+    if handler is None:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, f"type {type_} is not allowed now")
+    handler(connection, stream_id, payload)
+
+
+def _on_open(
+    connection: Connection, flags: int, kind: int, stream_id: int, payload: bytes
+) -> None:
+    if flags & ~(END | MORE) or flags == END | MORE:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, "OPEN with flags that it cannot have")
+    expected = connection.peer_stream_id + 2 if connection.peer_stream_id else (
+        1 if not connection.dialer else 2
+    )
+    if stream_id != expected or stream_id > STREAM_ID_MAX:
+        raise RemoteProtocolError(
+            ErrorCode.STREAM_STATE, f"stream {stream_id} was opened, {expected} was due"
+        )
+    if not connection.streams_in.open():
+        raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more streams than were granted")
+    connection.peer_stream_id = stream_id
+    record = connection.new_record(stream_id)
+    more, end = bool(flags & MORE), bool(flags & END)
+    record.more = more
+    if end:
+        connection.step(record, _RECEIVE_END)
+    connection.events.append(ev.StreamOpened(stream_id, kind, payload, more, end))
+
+
+def _on_message(
+    connection: Connection, flags: int, kind: int, stream_id: int, payload: bytes
+) -> None:
+    if flags & ~(END | MORE) or flags == END | MORE:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, "MESSAGE with flags that it cannot have")
+    size = len(payload)
+    if not connection.inflow.take(size):
+        raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more bytes than were granted")
+    record = connection.streams.get(stream_id)
+    if record is None:
+        connection.late(stream_id)
+        connection.credit_connection(size)
+        return
+    if record.more:
+        raise RemoteProtocolError(ErrorCode.STREAM_STATE, "a message before the segments' end")
+    if not record.inflow.take(size):
+        raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more bytes than were granted")
+    more, end = bool(flags & MORE), bool(flags & END)
+    connection.step(record, _RECEIVE_END if end else _RECEIVE)
+    record.more = more
+    if not record.manual:
+        connection.credit(record, size)
+    connection.events.append(ev.MessageReceived(stream_id, kind, payload, more, end))
+    if end:
+        connection.forget_if_over(record)
+
+
+def _on_hello(connection: Connection, stream_id: int, payload: bytes) -> None:
+    del stream_id
+    version, role, credential, info = greeting.read_hello(connection, payload)
+    connection.greeted(version)
+    connection.events.append(ev.HelloReceived(version, role, credential, info))
+
+
+def _on_welcome(connection: Connection, stream_id: int, payload: bytes) -> None:
+    del stream_id
+    version, info = greeting.read_welcome(connection, payload)
+    connection.welcomed(version)
+    connection.events.append(ev.WelcomeReceived(version, info))
+
+
+def _on_goaway(connection: Connection, stream_id: int, payload: bytes) -> None:
+    del stream_id
+    code, reason = greeting.checked(payload, int, str)[:2]
+    connection.events.append(ev.GoawayReceived(code, reason))
+    connection.end()
+
+
+def _on_drain(connection: Connection, stream_id: int, payload: bytes) -> None:
+    del stream_id
+    (reason,) = greeting.checked(payload, str)[:1]
+    connection.events.append(ev.DrainReceived(reason))
+
+
+def _on_ping(connection: Connection, stream_id: int, payload: bytes) -> None:
+    del stream_id
+    if payload:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, "a PING has no payload")
+    connection.charge(1.0)
+    connection.out.control(pack(FrameType.PONG, 0, 0, 0, b""))
+
+
+def _on_pong(connection: Connection, stream_id: int, payload: bytes) -> None:
+    del stream_id
+    if payload or connection.ping_sent_at is None:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, "a PONG that answers no PING")
+    connection.rtt_s = connection.now - connection.ping_sent_at
+    connection.ping_sent_at = None
+    connection.events.append(ev.PongReceived(connection.rtt_s))
+
+
+def _on_streams(connection: Connection, stream_id: int, payload: bytes) -> None:
+    del stream_id
+    (total,) = greeting.checked(payload, int)[:1]
+    if not connection.streams_out <= total <= STREAM_ID_MAX:
+        raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "stream credit was taken back")
+    connection.streams_out = total
+    connection.events.append(ev.CreditReceived(streams=True))
+
+
+def _on_credit(connection: Connection, stream_id: int, payload: bytes) -> None:
+    (total,) = greeting.checked(payload, int)[:1]
+    if stream_id == 0:
+        outflow = connection.out.outflow
+    else:
+        record = connection.streams.get(stream_id)
+        if record is None:
+            connection.late(stream_id)
+            return
+        outflow = record.outflow
+        connection.out.schedule(record)
+    if not outflow.grant(total):
+        raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "byte credit was taken back")
+    connection.events.append(ev.CreditReceived(streams=False))
+
+
+def _on_reset(connection: Connection, stream_id: int, payload: bytes) -> None:
+    code, reason = greeting.checked(payload, int, str)[:2]
+    record = connection.streams.get(stream_id)
+    if record is None:
+        connection.late(stream_id)
+        return
+    connection.charge(1.0)
+    connection.step(record, StreamInput.RECEIVE_RESET)
+    connection.out.drop(record)
+    connection.notices.forget(stream_id)
+    connection.forget_if_over(record)
+    connection.events.append(ev.StreamReset(stream_id, code, reason))
+
+
+def _ids(connection: Connection, payload: bytes) -> list[int]:
+    ids = greeting.checked(payload)
+    if not ids:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, "an empty notice")
+    if any(type(stream_id) is not int for stream_id in ids):
+        raise CodecError("stream ids are integers")
+    return [stream_id for stream_id in ids if stream_id in connection.streams]
+
+
+def _on_accept(connection: Connection, stream_id: int, payload: bytes) -> None:
+    del stream_id
+    connection.events.append(ev.StreamsAccepted(_ids(connection, payload)))
+
+
+def _on_started(connection: Connection, stream_id: int, payload: bytes) -> None:
+    del stream_id
+    connection.events.append(ev.StreamsStarted(_ids(connection, payload)))
+
+
+def _on_cancel(connection: Connection, stream_id: int, payload: bytes) -> None:
+    del stream_id
+    cancels: list[tuple[int, int, int]] = []
+    entries = greeting.checked(payload)
+    if not entries:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, "an empty notice")
+    for entry in entries:
+        if type(entry) is not list or len(entry) != 3:
+            raise CodecError("a cancel is [stream id, strength, grace]")
+        target, strength, grace_ms = entry
+        if not type(target) is type(strength) is type(grace_ms) is int or grace_ms < 0:
+            raise CodecError("a cancel is three integers")
+        if target in connection.streams:
+            cancels.append((target, strength, grace_ms))
+    if cancels:
+        connection.events.append(ev.CancelReceived(cancels))
+
+
+_Handler = Callable[["Connection", int, bytes], None]
+
+_GREETING: dict[int, _Handler] = {
+    FrameType.HELLO: _on_hello,
+    FrameType.WELCOME: _on_welcome,
+    FrameType.GOAWAY: _on_goaway,
+}
+
+_READY: dict[int, _Handler] = {
+    FrameType.GOAWAY: _on_goaway,
+    FrameType.DRAIN: _on_drain,
+    FrameType.PING: _on_ping,
+    FrameType.PONG: _on_pong,
+    FrameType.STREAMS: _on_streams,
+    FrameType.ACCEPT: _on_accept,
+    FrameType.STARTED: _on_started,
+    FrameType.CANCEL: _on_cancel,
+    FrameType.CREDIT: _on_credit,
+    FrameType.RESET: _on_reset,
+}

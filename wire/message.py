@@ -1,0 +1,319 @@
+"""What is said inside streams: typed, validated, and encoded as CBOR lists.
+
+Theory. A frame header carries the *kind* of a message, so that a relay forwards what it does not
+need to understand without decoding it. The payload is a CBOR list under the strict profile, one
+element per field, in the order of the fields below. A value that belongs to users (arguments,
+results, items) is opaque here: `body` holds its encoded bytes if they are small, otherwise the
+body is the first raw segment that follows the message.
+
+Rules of this file. 1) A field is only ever appended; a decoder ignores elements that it does not
+know. 2) Every field is checked for type and range before anybody sees it. 3) No user value is
+decoded here.
+
+Source. wire/README.md, "Messages".
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from . import cbor
+from .errors import CodecError
+
+INLINE_MAX = 32 * 1024
+"""Largest encoded body that travels inside the message; a bigger one is segment 0."""
+
+SEGMENTS_MAX = 4096
+"""Most raw segments behind one message."""
+
+CODEC_PLAIN = 0
+CODEC_PICKLE = 1
+
+FLAG_STREAM = 1
+"""The caller expects items, not one result."""
+FLAG_DETACHED = 2
+"""The call outlives its caller."""
+FLAG_IDEMPOTENT = 4
+"""The call may be started again after a loss."""
+
+TAKE_OPTIONAL_BYTES = (bytes, type(None))
+
+
+class Kind:
+    """Message kinds, as the frame header carries them."""
+
+    CALL = 1
+    DISPATCH = 2
+    ITEM = 3
+    ITEMS_END = 4
+    WANT = 5
+    PROGRESS = 6
+    RESULT = 7
+    FAILURE = 8
+    REGISTER = 9
+    REGISTERED = 10
+    QUERY = 11
+    REPLY = 12
+    TELEMETRY = 13
+    UPDATE = 14
+
+
+class Call(NamedTuple):
+    """A client asks for one run of a function. Opens a stream."""
+
+    KIND: ClassVar[int] = Kind.CALL
+
+    call_id: bytes
+    """128 random bits, made by the caller; the identity of the call everywhere."""
+    function: str
+    node_ids: list[str] | None
+    """Nodes or groups that it may run on; None leaves the choice to the gateway."""
+    options: dict[str, Any]
+    """Call options that matter to placement: capability, prefer, priority, resources."""
+    deadline_ms: int | None
+    """Time that remains, in ms; None is no deadline."""
+    codec: int
+    flags: int
+    ticket: bytes
+    """Call id of the running call that makes this one, or empty."""
+    body: bytes | None
+    segments: list[int]
+
+
+class Dispatch(NamedTuple):
+    """The gateway gives a call to a node, and an agent to a worker. Opens a stream."""
+
+    KIND: ClassVar[int] = Kind.DISPATCH
+
+    call_id: bytes
+    function: str
+    principal: str
+    roles: list[str]
+    deadline_ms: int | None
+    codec: int
+    flags: int
+    grant: bytes
+    """Right to answer: a MAC by the gateway over call id, node id, boot epoch and attempt."""
+    attempt: int
+    context: dict[str, Any]
+    """What the body may ask for in `context()`: levels, depth, submit options."""
+    body: bytes | None
+    segments: list[int]
+
+
+class Item(NamedTuple):
+    """One item of a stream; channel 0 is what the callee yields, 1.. are streamed arguments."""
+
+    KIND: ClassVar[int] = Kind.ITEM
+
+    channel: int
+    codec: int
+    body: bytes | None
+    segments: list[int]
+
+
+class ItemsEnd(NamedTuple):
+    """A streamed argument is over; `error` is an exception as data if its producer failed."""
+
+    KIND: ClassVar[int] = Kind.ITEMS_END
+
+    channel: int
+    error: dict[str, Any] | None
+
+
+class Want(NamedTuple):
+    """The consumer of a channel allows its producer `total` items since the beginning."""
+
+    KIND: ClassVar[int] = Kind.WANT
+
+    channel: int
+    total: int
+
+
+class Progress(NamedTuple):
+    """The running body reports how far it is."""
+
+    KIND: ClassVar[int] = Kind.PROGRESS
+
+    codec: int
+    body: bytes | None
+    segments: list[int]
+
+
+class Result(NamedTuple):
+    """The call returned. Ends the stream."""
+
+    KIND: ClassVar[int] = Kind.RESULT
+
+    codec: int
+    seconds: float
+    """Wall time of the body on the worker."""
+    body: bytes | None
+    segments: list[int]
+
+
+class Failure(NamedTuple):
+    """The call has an error for an outcome. Ends the stream."""
+
+    KIND: ClassVar[int] = Kind.FAILURE
+
+    code: int
+    """An `errors.ErrorCode`."""
+    reason: str
+    maybe_executed: bool
+    retry_after_s: float | None
+    detail: dict[str, Any]
+    """Plain data; of a REMOTE_ERROR, the exception as data."""
+
+
+class Register(NamedTuple):
+    """A node says what it offers. Opens a stream that stays open as long as the node serves."""
+
+    KIND: ClassVar[int] = Kind.REGISTER
+
+    info: bytes | None
+    """Plain value: node description and functions."""
+    segments: list[int]
+
+
+class Registered(NamedTuple):
+    """The gateway took the registration; `info` carries epoch and lease."""
+
+    KIND: ClassVar[int] = Kind.REGISTERED
+
+    info: dict[str, Any]
+
+
+class Query(NamedTuple):
+    """A question or an administrative order by name. Opens a stream."""
+
+    KIND: ClassVar[int] = Kind.QUERY
+
+    name: str
+    args: dict[str, Any]
+
+
+class Reply(NamedTuple):
+    """The answer to a query. Ends the stream. The value may be large, so it is a body."""
+
+    KIND: ClassVar[int] = Kind.REPLY
+
+    body: bytes | None
+    segments: list[int]
+
+
+class Telemetry(NamedTuple):
+    """One sample of a node's load, on its registration stream."""
+
+    KIND: ClassVar[int] = Kind.TELEMETRY
+
+    sample: dict[str, Any]
+
+
+class Update(NamedTuple):
+    """A node changes its offer: functions added or removed, paused, draining."""
+
+    KIND: ClassVar[int] = Kind.UPDATE
+
+    info: bytes | None
+    segments: list[int]
+
+
+Message = (
+    Call
+    | Dispatch
+    | Item
+    | ItemsEnd
+    | Want
+    | Progress
+    | Result
+    | Failure
+    | Register
+    | Registered
+    | Query
+    | Reply
+    | Telemetry
+    | Update
+)
+
+_Check = Any
+_INT = int
+_OPT_BYTES = (bytes, type(None))
+_OPT_INT = (int, type(None))
+_OPT_NUMBER = (float, int, type(None))
+_NUMBER = (float, int)
+_OPT_DICT = (dict, type(None))
+_OPT_LIST = (list, type(None))
+
+_FIELDS: dict[type[Any], tuple[_Check, ...]] = {
+    Call: (bytes, str, _OPT_LIST, dict, _OPT_INT, int, int, bytes, _OPT_BYTES, list),
+    Dispatch: (bytes, str, str, list, _OPT_INT, int, int, bytes, int, dict, _OPT_BYTES, list),
+    Item: (int, int, _OPT_BYTES, list),
+    ItemsEnd: (int, _OPT_DICT),
+    Want: (int, int),
+    Progress: (int, _OPT_BYTES, list),
+    Result: (int, _NUMBER, _OPT_BYTES, list),
+    Failure: (int, str, bool, _OPT_NUMBER, dict),
+    Register: (_OPT_BYTES, list),
+    Registered: (dict,),
+    Query: (str, dict),
+    Reply: (_OPT_BYTES, list),
+    Telemetry: (dict,),
+    Update: (_OPT_BYTES, list),
+}
+
+BY_KIND: dict[int, type[Any]] = {cls.KIND: cls for cls in _FIELDS}
+
+OPENING = frozenset({Kind.CALL, Kind.DISPATCH, Kind.REGISTER, Kind.QUERY})
+"""Kinds that open a stream; every other kind is said inside one."""
+
+TERMINAL = frozenset({Kind.RESULT, Kind.FAILURE, Kind.REPLY})
+"""Kinds that end the answering side of a stream."""
+
+M = TypeVar("M")
+
+
+def encode(message: Message) -> bytes:
+    """Return the payload of `message`: one CBOR list."""
+    return cbor.encode_frame(message)
+
+
+def decode(cls: type[M], payload: bytes) -> M:
+    """Return the message of class `cls` in `payload`, every field checked.
+
+    Raises:
+        CodecError: The payload is not such a message.
+    """
+    fields = cbor.decode_frame(payload)
+    checks = _FIELDS[cls]
+    if type(fields) is not list or len(fields) < len(checks):
+        raise CodecError(f"a {cls.__name__} message has {len(checks)} fields")
+    for value, check in zip(fields, checks):
+        if type(value) is not check and not (type(check) is tuple and type(value) in check):
+            raise CodecError(f"a field of a {cls.__name__} message has the wrong type")
+    message = cls(*fields[: len(checks)])
+    _check_ranges(message)
+    return message
+
+
+def _check_ranges(message: Any) -> None:
+    cls = type(message)
+    segments = getattr(message, "segments", None)
+    if segments:
+        if len(segments) > SEGMENTS_MAX:
+            raise CodecError(f"a message names {len(segments)} segments, {SEGMENTS_MAX} at most")
+        for size in segments:
+            if type(size) is not int or not 0 < size < 1 << 62:
+                raise CodecError("a segment size is a positive integer")
+    if cls is Call or cls is Dispatch:
+        if len(message.call_id) != 16:
+            raise CodecError("a call id has 16 bytes")
+        deadline_ms = message.deadline_ms
+        if deadline_ms is not None and deadline_ms < 0:
+            raise CodecError("a deadline is not negative")
+        names = message.node_ids if cls is Call else message.roles
+        if names is not None and not all(type(name) is str for name in names):
+            raise CodecError("node ids and roles are strings")
+    elif cls is Item or cls is Want or cls is ItemsEnd:
+        if message.channel < 0:
+            raise CodecError("a channel is not negative")

@@ -1,0 +1,124 @@
+"""One stream's state table.
+
+Theory. A stream is one ordered, credited, two-way exchange. Either side may end its own direction
+(END) and either may give the whole stream up (RESET). That is all the state there is: what the
+messages mean is not the stream's business.
+
+                        +--------+
+        send END        |        |        receive END
+          +-------------|  OPEN  |-------------+
+          v             |        |             v
+    +------------+      +--------+      +-------------+
+    | ENDED_HERE |          |           | ENDED_THERE |
+    +------------+          | RESET     +-------------+
+          |                 v                  |
+          | receive END  +--------+   send END |
+          +------------->| CLOSED |<-----------+
+                         +--------+
+
+Rules of this file. 1) Every (state, input) pair that is legal stands in `TRANSITIONS`; a missing
+pair is a protocol error of whoever caused it. 2) Transitions have no side effects.
+
+Source. RFC 9113 section 5.1, without its idle and reserved states.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+from typing import Any
+
+from .credit import Inflow, Outflow
+
+
+class StreamState(IntEnum):
+    """Where a stream is."""
+
+    OPEN = 0
+    ENDED_HERE = 1
+    ENDED_THERE = 2
+    CLOSED = 3
+
+
+class StreamInput(IntEnum):
+    """What may happen to a stream."""
+
+    SEND = 0
+    SEND_END = 1
+    SEND_RESET = 2
+    RECEIVE = 3
+    RECEIVE_END = 4
+    RECEIVE_RESET = 5
+
+
+_S, _I = StreamState, StreamInput
+TRANSITIONS: dict[tuple[StreamState, StreamInput], StreamState] = {
+    (_S.OPEN, _I.SEND): _S.OPEN,
+    (_S.OPEN, _I.SEND_END): _S.ENDED_HERE,
+    (_S.OPEN, _I.SEND_RESET): _S.CLOSED,
+    (_S.OPEN, _I.RECEIVE): _S.OPEN,
+    (_S.OPEN, _I.RECEIVE_END): _S.ENDED_THERE,
+    (_S.OPEN, _I.RECEIVE_RESET): _S.CLOSED,
+    (_S.ENDED_HERE, _I.SEND_RESET): _S.CLOSED,
+    (_S.ENDED_HERE, _I.RECEIVE): _S.ENDED_HERE,
+    (_S.ENDED_HERE, _I.RECEIVE_END): _S.CLOSED,
+    (_S.ENDED_HERE, _I.RECEIVE_RESET): _S.CLOSED,
+    (_S.ENDED_THERE, _I.SEND): _S.ENDED_THERE,
+    (_S.ENDED_THERE, _I.SEND_END): _S.CLOSED,
+    (_S.ENDED_THERE, _I.SEND_RESET): _S.CLOSED,
+    (_S.ENDED_THERE, _I.RECEIVE_RESET): _S.CLOSED,
+}
+"""The whole life of a stream. CLOSED has no way out: late frames are the connection's business."""
+
+
+class StreamRecord:
+    """What the connection keeps about one stream.
+
+    Attributes:
+        queue: Frames that wait for credit or for their turn, oldest first.
+        queued_bytes: Payload bytes in `queue`.
+        more: The peer owes DATA frames: a message with segments has begun.
+        targets: Destinations of those segments, None while none were named.
+        scheduled: The stream stands in the connection's round of bulk senders.
+        manual: Credit returns only when the owner says that bytes were consumed.
+        watched: Report the bytes of this stream as they are framed.
+    """
+
+    __slots__ = (
+        "inflow",
+        "manual",
+        "more",
+        "outflow",
+        "queue",
+        "queued_bytes",
+        "scheduled",
+        "state",
+        "stream_id",
+        "target_index",
+        "target_offset",
+        "targets",
+        "watched",
+    )
+
+    def __init__(self, stream_id: int, inflow: Inflow, outflow: Outflow) -> None:
+        self.stream_id = stream_id
+        self.state = StreamState.OPEN
+        self.inflow = inflow
+        self.outflow = outflow
+        self.queue: deque[Any] = deque()
+        self.queued_bytes = 0
+        self.scheduled = False
+        self.more = False
+        self.targets: list[memoryview] | None = None
+        self.target_index = 0
+        self.target_offset = 0
+        self.manual = False
+        self.watched = False
+
+    def step(self, what: StreamInput) -> bool:
+        """Move along the table; False if the table does not have this pair."""
+        state = TRANSITIONS.get((self.state, what))
+        if state is None:
+            return False
+        self.state = state
+        return True
