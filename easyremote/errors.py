@@ -47,6 +47,12 @@ class GatewayUnreachableError(EasyRemoteError, ConnectionError):
     code = ErrorCode.GATEWAY_LOST
 
 
+class LinkLostError(EasyRemoteError, ConnectionError):
+    """A connection between two of our processes ended; whoever owns it says what that means."""
+
+    code = ErrorCode.GATEWAY_LOST
+
+
 class AuthenticationError(EasyRemoteError, PermissionError):
     """Who you are could not be established: no token, a wrong one, or a wrong gateway key."""
 

@@ -84,6 +84,7 @@ class Connection:
         self.out = Outgoing(self.settings, Outflow(0))
         self.notices = Notices()
         self.events: deque[ev.Event] = deque()
+        self.over: list[int] = []
         self.buffer = ReceiveBuffer()
         self.preamble_seen = False
         self.now = now
@@ -488,6 +489,14 @@ class Connection:
         """Drop the record of a stream that is closed and has nothing left to send."""
         if record.state is StreamState.CLOSED and not record.queue:
             self.streams.pop(record.stream_id, None)
+            self.over.append(record.stream_id)
+
+    def take_over(self) -> list[int]:
+        """Return the ids of the streams that ended since the last call."""
+        over = self.over
+        if over:
+            self.over = []
+        return over
 
     def late(self, stream_id: int) -> None:
         """A frame for a stream that we do not have: free if we gave it up, else charged."""

@@ -1,0 +1,646 @@
+"""The one place where bytes meet trio: a wire connection on a byte stream, in one nursery.
+
+Theory. A link is one authenticated connection to a peer. Its reader receives a batch, takes every
+whole frame out of it and tells the handlers *synchronously*: no task, channel or cancel scope
+exists per message. What they say in return is collected, over all links of the thread, and sent
+once at the end of the batch. A writer task runs only while a socket is full; a timer task sleeps
+until the connection's next timeout.
+
+Rules of this file. 1) Handlers never block, await or raise. 2) Whoever causes something to be
+sent marks the link in its `Outbox`; a flush is never forgotten, for marking outside a batch
+schedules one. 3) Errors of the wire and of the byte stream become ours here, and nowhere else.
+4) `LinkHandler.on_lost` is called exactly once per link, after `on_lost` of every stream.
+
+Source. performance.md, "Small messages" and "Bulk".
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trio
+
+from . import errors
+from .errors import EasyRemoteError, OverloadedError
+from .transport import ByteStream, StreamBroken
+from .wire import event as ev
+from .wire.connection import Connection
+from .wire.errors import CodecError, ErrorCode, ProtocolError, RemoteProtocolError
+from .wire.message import Message
+from .wire.message import encode as encode_message
+from .wire.outgoing import Chunk
+from .wire.settings import Settings
+
+_log = logging.getLogger("easyremote.link")
+
+READ_BUDGET_BYTES = 1024 * 1024
+"""Bytes after which a reader lets other tasks run, so that one sender cannot starve the rest."""
+
+FLUSH_EVERY_BYTES = 256 * 1024
+"""Received bytes after which a batch sends what it has caused so far: bulk flows on early."""
+
+GOODBYE_S = 0.5
+"""Time that the last frames of a link have to leave."""
+
+WRITE_BUDGET_BYTES = 1024 * 1024
+"""Bytes that one flush sends before the writer task takes over."""
+
+
+class StreamHandler:
+    """What happens on one stream; override what is of interest. Runs on the link's thread.
+
+    Attributes:
+        relay: Credit returns only by `Stream.consumed`, and the bytes of segments without a
+            destination come to `on_data`.
+    """
+
+    relay = False
+
+    def on_message(
+        self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
+    ) -> None:
+        """The peer said something. With `more`, segments follow: `stream.fill` or `on_data`."""
+
+    def on_filled(self, stream: Stream, end: bool) -> None:
+        """The destinations named with `stream.fill` hold their bytes."""
+
+    def on_data(self, stream: Stream, frame: memoryview, last: bool, end: bool) -> None:
+        """Raw bytes came, behind header space, as one frame that can be forwarded."""
+
+    def on_accepted(self, stream: Stream) -> None:
+        """The peer has taken responsibility for this stream."""
+
+    def on_started(self, stream: Stream) -> None:
+        """User code has started for this stream."""
+
+    def on_cancel(self, stream: Stream, strength: int, grace_ms: int) -> None:
+        """The opener wants the work stopped: 0 asks, 1 interrupts, 2 kills."""
+
+    def on_reset(self, stream: Stream, code: int, reason: str) -> None:
+        """The peer gave the stream up; nothing more comes."""
+
+    def on_drained(self, stream: Stream, size_bytes: int) -> None:
+        """Bytes of this stream were framed (only after `stream.watch_drained()`)."""
+
+    def on_lost(self, stream: Stream, error: EasyRemoteError) -> None:
+        """The link is gone; nothing more comes."""
+
+
+class Stream:
+    """A handle on one open stream of a link. Valid until END both ways, reset or loss."""
+
+    __slots__ = ("handler", "link", "stream_id")
+
+    def __init__(self, link: Link, stream_id: int, handler: StreamHandler) -> None:
+        self.link = link
+        self.stream_id = stream_id
+        self.handler = handler
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something may still happen on this stream."""
+        return self.stream_id in self.link.connection.streams
+
+    def send(
+        self, message: Message, buffers: Sequence[memoryview] = (), *, end: bool = False
+    ) -> None:
+        """Say a message; `message.segments` lists the sizes of `buffers`."""
+        self.forward(message.KIND, encode_message(message), buffers=buffers, end=end)
+
+    def forward(
+        self, kind: int, payload: bytes, more: bool = False, end: bool = False,
+        buffers: Sequence[memoryview] = (),
+    ) -> None:  # fmt: skip
+        """Say an encoded message; with `more`, its segments follow by `forward_data`."""
+        link = self.link
+        link.connection.send(self.stream_id, kind, payload, buffers, more=more, end=end)
+        link.outbox.mark(link)
+
+    def forward_data(self, frame: memoryview, last: bool, end: bool) -> None:
+        """Send a DATA frame that another link received, in the memory that it came in."""
+        link = self.link
+        link.connection.forward_data(self.stream_id, frame, last=last, end=end)
+        link.outbox.mark(link)
+
+    def fill(self, buffers: Sequence[memoryview]) -> None:
+        """Name where the segments of the message just received belong."""
+        self.link.connection.fill(self.stream_id, buffers)
+
+    def watch_drained(self) -> None:
+        """Report framed bytes to the handler's `on_drained`."""
+        self.link.connection.watch(self.stream_id)
+
+    def consumed(self, size_bytes: int) -> None:
+        """Bytes received here have left our memory: the peer gets credit (relay only)."""
+        link = self.link
+        link.connection.consumed(self.stream_id, size_bytes)
+        link.outbox.mark(link)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that wait for credit or their turn."""
+        return self.link.connection.queued_bytes(self.stream_id)
+
+    def reset(self, code: ErrorCode, reason: str) -> None:
+        """Give the stream up; without effect if it is over."""
+        link = self.link
+        link.connection.reset(self.stream_id, code, reason)
+        link.forget(self.stream_id)
+        link.outbox.mark(link)
+
+    def cancel(self, strength: int = 0, grace_ms: int = 5000) -> None:
+        """Ask the peer to stop the work of this stream, which we opened."""
+        link = self.link
+        link.connection.cancel(self.stream_id, strength, grace_ms)
+        link.outbox.mark(link)
+
+    def accept(self) -> None:
+        """Tell the opener, soon, that we are responsible."""
+        self.link.connection.accept(self.stream_id)
+        self.link.wake_timer()
+
+    def started(self) -> None:
+        """Tell the opener, soon, that user code has started."""
+        self.link.connection.started(self.stream_id)
+        self.link.wake_timer()
+
+    def release(self) -> None:
+        """The work of this stream, which the peer opened, is gone. Exactly once per stream."""
+        link = self.link
+        link.connection.release()
+        link.outbox.mark(link)
+
+
+class LinkHandler:
+    """What happens on a link as a whole. Runs on the link's thread, synchronously."""
+
+    def on_hello(self, link: Link, event: ev.HelloReceived) -> None:
+        """A peer introduced itself: `link.welcome(...)` or `link.close(code, reason)`."""
+
+    def on_welcome(self, link: Link, info: dict[str, Any]) -> None:
+        """The peer took us in; streams may be opened."""
+
+    def on_open(
+        self, link: Link, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
+    ) -> StreamHandler:
+        """The peer opened a stream; return who handles it."""
+        raise NotImplementedError
+
+    def on_stream_credit(self, link: Link) -> None:
+        """More streams may be opened."""
+
+    def on_drain(self, link: Link, reason: str) -> None:
+        """The peer takes no new streams."""
+
+    def on_lost(self, link: Link, error: EasyRemoteError | None) -> None:
+        """The link is over; None after a goodbye."""
+
+
+class Outbox:
+    """The links of one thread that have something to send."""
+
+    def __init__(self) -> None:
+        self._dirty: list[Link] = []
+        self._depth = 0
+        self._scheduled = False
+
+    def mark(self, link: Link) -> None:
+        """`link` has something to send at the end of this batch."""
+        if not link.marked:
+            link.marked = True
+            self._dirty.append(link)
+            if not self._depth and not self._scheduled:
+                self._scheduled = True
+                trio.lowlevel.current_trio_token().run_sync_soon(self.flush)
+
+    def begin(self) -> None:
+        """A batch begins: marks are collected."""
+        self._depth += 1
+
+    def end(self) -> None:
+        """A batch ends: what it caused is sent."""
+        self._depth -= 1
+        if not self._depth:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what there is. Sending may mark links again (credit that returns)."""
+        self._scheduled = False
+        self._depth += 1
+        try:
+            while self._dirty:
+                todo, self._dirty = self._dirty, []
+                for link in todo:
+                    link.marked = False
+                    link.flush()
+        finally:
+            self._depth -= 1
+
+
+class Link:
+    """One connection to a peer. See the module.
+
+    Attributes:
+        peer: Name of the other end, for logs.
+        ready: The handshake is done and the link is not over.
+        goodbye: The peer said goodbye (code, reason) before the end, if it did.
+    """
+
+    def __init__(
+        self, stream: ByteStream, handler: LinkHandler, *,
+        dialer: bool, outbox: Outbox, settings: Settings | None = None,
+    ) -> None:  # fmt: skip
+        self.stream = stream
+        self.handler = handler
+        self.outbox = outbox
+        self.peer = stream.peer
+        self.connection = Connection(dialer=dialer, now=trio.current_time(), settings=settings)
+        self.marked = False
+        self.goodbye: tuple[int, str] | None = None
+        self._streams: dict[int, Stream] = {}
+        self._chunk: Chunk = []
+        self._broken: str | None = None
+        self._closed_here = False
+        self._ended = trio.Event()
+        self._writable = trio.Event()
+        self._full = False
+        self._timer = trio.Event()
+        self._timer_at = 0.0
+        self._over = False
+
+    # ---- what the owner does ---------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether streams may be opened."""
+        return self.connection.ready
+
+    @property
+    def rtt_s(self) -> float | None:
+        """Round trip of the last ping, in seconds."""
+        return self.connection.rtt_s
+
+    @property
+    def streams_available(self) -> int:
+        """How many streams may be opened now."""
+        return self.connection.streams_available
+
+    def hello(self, role: str, credential: dict[str, Any], info: dict[str, Any]) -> None:
+        """Introduce ourselves (dialer)."""
+        self.connection.hello(role, credential, info)
+        self.outbox.mark(self)
+
+    def welcome(self, info: dict[str, Any]) -> None:
+        """Take the peer in (accepting side)."""
+        self.connection.welcome(info)
+        self.wake_timer()
+        self.outbox.mark(self)
+
+    def open(
+        self, message: Message, buffers: Sequence[memoryview] = (), *,
+        handler: StreamHandler, end: bool = False,
+    ) -> Stream:  # fmt: skip
+        """Open a stream with a message.
+
+        Raises:
+            OverloadedError: The peer grants no more streams now.
+        """
+        payload = encode_message(message)
+        return self.open_encoded(message.KIND, payload, buffers, handler=handler, end=end)
+
+    def open_encoded(
+        self, kind: int, payload: bytes, buffers: Sequence[memoryview] = (), *,
+        handler: StreamHandler, more: bool = False, end: bool = False,
+    ) -> Stream:  # fmt: skip
+        """Open a stream with an encoded message; with `more`, segments follow by forwarding."""
+        connection = self.connection
+        if connection.streams_available <= 0:
+            raise OverloadedError(f"{self.peer} takes no more streams now; try again shortly")
+        stream_id = connection.open(kind, payload, buffers, more=more, end=end)
+        stream = Stream(self, stream_id, handler)
+        self._streams[stream_id] = stream
+        if handler.relay:
+            connection.manual_credit(stream_id)
+        self.outbox.mark(self)
+        return stream
+
+    def drain(self, reason: str) -> None:
+        """Say that we take no new streams."""
+        if self.connection.ready:
+            self.connection.drain(reason)
+            self.outbox.mark(self)
+
+    def close(self, code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:
+        """Say goodbye and end: the handlers are told at once, `run` returns soon."""
+        if self._over:
+            return
+        self._closed_here = True
+        self.outbox.begin()
+        try:
+            self.connection.close(code, reason)
+            self._dispatch()
+            self.outbox.mark(self)
+        finally:
+            self.outbox.end()
+
+    def wake_timer(self) -> None:
+        """The connection's next timeout may have come nearer."""
+        when = self.connection.next_timeout()
+        if when is None or when < self._timer_at:
+            self._timer.set()
+
+    def forget(self, stream_id: int) -> None:
+        """A stream is over."""
+        self._streams.pop(stream_id, None)
+
+    @property
+    def streams_open(self) -> int:
+        """Streams that are not over."""
+        return len(self._streams)
+
+    # ---- running ---------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Drive the link to its end; every handler has been told when this returns."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_loop)
+                nursery.start_soon(self._write_loop)
+                nursery.start_soon(self._timer_loop)
+                await self._ended.wait()
+                with trio.move_on_after(GOODBYE_S):
+                    await self._write_rest()
+                nursery.cancel_scope.cancel()
+        finally:
+            if not self._over:
+                self.connection.close()
+                self.flush()
+                self._dispatch()
+            with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
+                await self.stream.aclose()
+
+    async def _read_loop(self) -> None:
+        while True:
+            if self._receive_batch():
+                await self.stream.wait_receivable()
+            else:
+                await trio.lowlevel.checkpoint()
+            if self._over:
+                return
+
+    def _receive_batch(self) -> bool:
+        """Receive and dispatch; True if the stream has nothing more now."""
+        connection, receive = self.connection, self.stream.try_receive_into
+        budget, unsent = READ_BUDGET_BYTES, FLUSH_EVERY_BYTES
+        self.outbox.begin()
+        try:
+            while budget > 0 and not self._over:
+                try:
+                    size = receive(connection.receive_buffer())
+                except StreamBroken as broken:
+                    self._broken = str(broken)
+                    size = 0
+                if size is None:
+                    return True
+                now = trio.current_time()
+                if size:
+                    connection.received(size, now)
+                else:
+                    connection.receive_eof(now)
+                self._dispatch()
+                budget -= size
+                unsent -= size
+                if unsent <= 0:
+                    self.outbox.flush()
+                    unsent = FLUSH_EVERY_BYTES
+            return False
+        finally:
+            if connection.wants_write:
+                self.outbox.mark(self)
+            self.outbox.end()
+
+    def _dispatch(self) -> None:
+        """Tell the handlers what happened, one event after the other."""
+        connection, streams, next_event = self.connection, self._streams, self.connection.next_event
+        while (event := next_event()) is not None:
+            kind = type(event)
+            try:
+                if kind is ev.MessageReceived:
+                    stream = streams.get(event.stream_id)  # type: ignore[union-attr]
+                    if stream is not None:
+                        _, message_kind, payload, more, end = event  # type: ignore[misc]
+                        stream.handler.on_message(stream, message_kind, payload, more, end)
+                else:
+                    _EVENTS[kind](self, event)
+            except (CodecError, RemoteProtocolError) as error:
+                _log.warning("link broken by peer peer=%s reason=%s", self.peer, error)
+                code = error.code if isinstance(error, RemoteProtocolError) else ErrorCode.DECODE
+                connection.fail(RemoteProtocolError(code, str(error)))
+        self._forget_over()
+
+    def _on_opened(self, event: ev.StreamOpened) -> None:
+        stream = Stream(self, event.stream_id, _NOBODY)
+        self._streams[event.stream_id] = stream
+        stream.handler = self.handler.on_open(
+            self, stream, event.kind, event.payload, event.more, event.end
+        )
+        if stream.handler.relay:
+            self.connection.manual_credit(event.stream_id)
+
+    def _on_data(self, event: ev.DataReceived) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:
+            stream.handler.on_data(stream, event.frame, event.last, event.end)
+
+    def _on_filled(self, event: ev.SegmentsFilled) -> None:
+        stream = self._streams.get(event.stream_id)
+        if stream is not None:
+            stream.handler.on_filled(stream, event.end)
+
+    def _on_reset(self, event: ev.StreamReset) -> None:
+        stream = self._streams.pop(event.stream_id, None)
+        if stream is not None:
+            stream.handler.on_reset(stream, event.code, event.reason)
+
+    def _on_accepted(self, event: ev.StreamsAccepted) -> None:
+        for stream_id in event.stream_ids:
+            if (stream := self._streams.get(stream_id)) is not None:
+                stream.handler.on_accepted(stream)
+
+    def _on_started(self, event: ev.StreamsStarted) -> None:
+        for stream_id in event.stream_ids:
+            if (stream := self._streams.get(stream_id)) is not None:
+                stream.handler.on_started(stream)
+
+    def _on_cancels(self, event: ev.CancelReceived) -> None:
+        for stream_id, strength, grace_ms in event.cancels:
+            if (stream := self._streams.get(stream_id)) is not None:
+                stream.handler.on_cancel(stream, strength, grace_ms)
+
+    def _on_credit(self, event: ev.CreditReceived) -> None:
+        self.outbox.mark(self)
+        if event.streams:
+            self.handler.on_stream_credit(self)
+
+    def _on_hello(self, event: ev.HelloReceived) -> None:
+        self.handler.on_hello(self, event)
+
+    def _on_welcome(self, event: ev.WelcomeReceived) -> None:
+        self.wake_timer()
+        self.handler.on_welcome(self, event.info)
+
+    def _on_pong(self, event: ev.PongReceived) -> None:
+        """The round trip is kept by the connection."""
+
+    def _on_drain(self, event: ev.DrainReceived) -> None:
+        self.handler.on_drain(self, event.reason)
+
+    def _on_goaway(self, event: ev.GoawayReceived) -> None:
+        self.goodbye = (event.code, event.reason)
+
+    def _on_connection_lost(self, event: ev.ConnectionLost) -> None:
+        self._over = True
+        self._ended.set()
+        error = self._loss(event.error)
+        streams, self._streams = list(self._streams.values()), {}
+        told = error or errors.LinkLostError(f"{self.peer} said goodbye")
+        for stream in streams:
+            stream.handler.on_lost(stream, told)
+        self.handler.on_lost(self, error)
+
+    def _loss(self, error: ProtocolError | None) -> EasyRemoteError | None:
+        """Translate the end of the connection; None after a goodbye of either side."""
+        if error is not None:
+            if error.code is ErrorCode.STALLED:
+                return errors.LinkLostError(f"{self.peer} has been silent for too long")
+            return errors.from_wire(error.code, f"{self.peer}: {error.reason}")
+        if self.goodbye is not None:
+            code, reason = self.goodbye
+            return None if code == ErrorCode.NO_ERROR else errors.from_wire(code, reason)
+        if self._broken is not None:
+            return errors.LinkLostError(f"the connection to {self.peer} broke: {self._broken}")
+        if self._closed_here:
+            return None
+        return errors.LinkLostError(f"{self.peer} closed the connection without a goodbye")
+
+    def _forget_over(self) -> None:
+        """Drop the handles of streams that are over and of which everything was told."""
+        for stream_id in self.connection.take_over():
+            self._streams.pop(stream_id, None)
+
+    # ---- sending ---------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send what there is, until there is nothing, the stream is full or the budget spent."""
+        if self._full or self._broken is not None:
+            return
+        connection = self.connection
+        budget = WRITE_BUDGET_BYTES
+        while budget > 0:
+            if not self._chunk:
+                self._chunk = connection.data_to_send()
+                if not self._chunk:
+                    break
+            sent = self._send_chunk()
+            if sent < 0:
+                break
+            budget -= sent
+        else:
+            self._full = True
+            self._writable.set()
+        for stream_id, size_bytes in connection.take_drained():
+            if (stream := self._streams.get(stream_id)) is not None:
+                stream.handler.on_drained(stream, size_bytes)
+        self._forget_over()
+
+    def _send_chunk(self) -> int:
+        """Send the current chunk; its size, or -1 if the stream is full or broken."""
+        chunk, total = self._chunk, 0
+        try:
+            while chunk:
+                buffer = chunk[0]
+                sent = self.stream.try_send(memoryview(buffer))
+                if sent is None:
+                    self._full = True
+                    self._writable.set()
+                    return -1
+                total += sent
+                if sent == len(buffer):
+                    del chunk[0]
+                else:
+                    chunk[0] = memoryview(buffer)[sent:]
+        except StreamBroken as broken:
+            self._broken = str(broken)
+            chunk.clear()
+            self.connection.receive_eof(trio.current_time())
+            self._dispatch()
+            return -1
+        return total
+
+    async def _write_loop(self) -> None:
+        while True:
+            await self._writable.wait()
+            self._writable = trio.Event()
+            while self._full:
+                await self.stream.wait_sendable()
+                self._full = False
+                self.outbox.begin()
+                try:
+                    self.flush()
+                finally:
+                    self.outbox.end()
+
+    async def _write_rest(self) -> None:
+        """Give the goodbye a chance."""
+        while (self._full or self.connection.wants_write or self._chunk) and self._broken is None:
+            if self._full:
+                await self.stream.wait_sendable()
+                self._full = False
+            self.flush()
+            await trio.lowlevel.checkpoint()
+
+    # ---- time ------------------------------------------------------------------------------
+
+    async def _timer_loop(self) -> None:
+        connection = self.connection
+        while not self._over:
+            when = connection.next_timeout()
+            self._timer_at = math.inf if when is None else when
+            with trio.move_on_at(self._timer_at):
+                await self._timer.wait()
+            if self._timer.is_set():
+                self._timer = trio.Event()
+                continue
+            now = trio.current_time()
+            if now >= connection.heard_at + connection.settings.lease_s:
+                self._receive_batch()  # We may have been the one that slept.
+            self.outbox.begin()
+            try:
+                connection.handle_timeout(now)
+                self._dispatch()
+                self.outbox.mark(self)
+            finally:
+                self.outbox.end()
+
+
+_NOBODY = StreamHandler()
+
+_EVENTS: dict[type[Any], Callable[[Link, Any], None]] = {
+    ev.StreamOpened: Link._on_opened,
+    ev.DataReceived: Link._on_data,
+    ev.SegmentsFilled: Link._on_filled,
+    ev.StreamReset: Link._on_reset,
+    ev.StreamsAccepted: Link._on_accepted,
+    ev.StreamsStarted: Link._on_started,
+    ev.CancelReceived: Link._on_cancels,
+    ev.CreditReceived: Link._on_credit,
+    ev.HelloReceived: Link._on_hello,
+    ev.WelcomeReceived: Link._on_welcome,
+    ev.PongReceived: Link._on_pong,
+    ev.DrainReceived: Link._on_drain,
+    ev.GoawayReceived: Link._on_goaway,
+    ev.ConnectionLost: Link._on_connection_lost,
+}
