@@ -25,6 +25,9 @@ import trio
 
 from . import errors
 from .errors import EasyRemoteError, OverloadedError
+from .handlers import LinkHandler, StreamHandler
+from .outbox import Outbox
+from .stream import Stream
 from .transport import ByteStream, StreamBroken
 from .wire import event as ev
 from .wire.connection import Connection
@@ -33,6 +36,8 @@ from .wire.message import Message
 from .wire.message import encode as encode_message
 from .wire.outgoing import Chunk
 from .wire.settings import Settings
+
+__all__ = ["Link", "LinkHandler", "Outbox", "Stream", "StreamHandler"]
 
 _log = logging.getLogger("easyremote.link")
 
@@ -47,197 +52,6 @@ GOODBYE_S = 0.5
 
 WRITE_BUDGET_BYTES = 1024 * 1024
 """Bytes that one flush sends before the writer task takes over."""
-
-
-class StreamHandler:
-    """What happens on one stream; override what is of interest. Runs on the link's thread.
-
-    Attributes:
-        relay: Credit returns only by `Stream.consumed`, and the bytes of segments without a
-            destination come to `on_data`.
-    """
-
-    relay = False
-
-    def on_message(
-        self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
-    ) -> None:
-        """The peer said something. With `more`, segments follow: `stream.fill` or `on_data`."""
-
-    def on_filled(self, stream: Stream, end: bool) -> None:
-        """The destinations named with `stream.fill` hold their bytes."""
-
-    def on_data(self, stream: Stream, frame: memoryview, last: bool, end: bool) -> None:
-        """Raw bytes came, behind header space, as one frame that can be forwarded."""
-
-    def on_accepted(self, stream: Stream) -> None:
-        """The peer has taken responsibility for this stream."""
-
-    def on_started(self, stream: Stream) -> None:
-        """User code has started for this stream."""
-
-    def on_cancel(self, stream: Stream, strength: int, grace_ms: int) -> None:
-        """The opener wants the work stopped: 0 asks, 1 interrupts, 2 kills."""
-
-    def on_reset(self, stream: Stream, code: int, reason: str) -> None:
-        """The peer gave the stream up; nothing more comes."""
-
-    def on_drained(self, stream: Stream, size_bytes: int) -> None:
-        """Bytes of this stream were framed (only after `stream.watch_drained()`)."""
-
-    def on_lost(self, stream: Stream, error: EasyRemoteError) -> None:
-        """The link is gone; nothing more comes."""
-
-
-class Stream:
-    """A handle on one open stream of a link. Valid until END both ways, reset or loss."""
-
-    __slots__ = ("handler", "link", "stream_id")
-
-    def __init__(self, link: Link, stream_id: int, handler: StreamHandler) -> None:
-        self.link = link
-        self.stream_id = stream_id
-        self.handler = handler
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something may still happen on this stream."""
-        return self.stream_id in self.link.connection.streams
-
-    def send(
-        self, message: Message, buffers: Sequence[memoryview] = (), *, end: bool = False
-    ) -> None:
-        """Say a message; `message.segments` lists the sizes of `buffers`."""
-        self.forward(message.KIND, encode_message(message), buffers=buffers, end=end)
-
-    def forward(
-        self, kind: int, payload: bytes, more: bool = False, end: bool = False,
-        buffers: Sequence[memoryview] = (),
-    ) -> None:  # fmt: skip
-        """Say an encoded message; with `more`, its segments follow by `forward_data`."""
-        link = self.link
-        link.connection.send(self.stream_id, kind, payload, buffers, more=more, end=end)
-        link.outbox.mark(link)
-
-    def forward_data(self, frame: memoryview, last: bool, end: bool) -> None:
-        """Send a DATA frame that another link received, in the memory that it came in."""
-        link = self.link
-        link.connection.forward_data(self.stream_id, frame, last=last, end=end)
-        link.outbox.mark(link)
-
-    def fill(self, buffers: Sequence[memoryview]) -> None:
-        """Name where the segments of the message just received belong."""
-        self.link.connection.fill(self.stream_id, buffers)
-
-    def watch_drained(self) -> None:
-        """Report framed bytes to the handler's `on_drained`."""
-        self.link.connection.watch(self.stream_id)
-
-    def consumed(self, size_bytes: int) -> None:
-        """Bytes received here have left our memory: the peer gets credit (relay only)."""
-        link = self.link
-        link.connection.consumed(self.stream_id, size_bytes)
-        link.outbox.mark(link)
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes that wait for credit or their turn."""
-        return self.link.connection.queued_bytes(self.stream_id)
-
-    def reset(self, code: ErrorCode, reason: str) -> None:
-        """Give the stream up; without effect if it is over."""
-        link = self.link
-        link.connection.reset(self.stream_id, code, reason)
-        link.forget(self.stream_id)
-        link.outbox.mark(link)
-
-    def cancel(self, strength: int = 0, grace_ms: int = 5000) -> None:
-        """Ask the peer to stop the work of this stream, which we opened."""
-        link = self.link
-        link.connection.cancel(self.stream_id, strength, grace_ms)
-        link.outbox.mark(link)
-
-    def accept(self) -> None:
-        """Tell the opener, soon, that we are responsible."""
-        self.link.connection.accept(self.stream_id)
-        self.link.wake_timer()
-
-    def started(self) -> None:
-        """Tell the opener, soon, that user code has started."""
-        self.link.connection.started(self.stream_id)
-        self.link.wake_timer()
-
-    def release(self) -> None:
-        """The work of this stream, which the peer opened, is gone. Exactly once per stream."""
-        link = self.link
-        link.connection.release()
-        link.outbox.mark(link)
-
-
-class LinkHandler:
-    """What happens on a link as a whole. Runs on the link's thread, synchronously."""
-
-    def on_hello(self, link: Link, event: ev.HelloReceived) -> None:
-        """A peer introduced itself: `link.welcome(...)` or `link.close(code, reason)`."""
-
-    def on_welcome(self, link: Link, info: dict[str, Any]) -> None:
-        """The peer took us in; streams may be opened."""
-
-    def on_open(
-        self, link: Link, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
-    ) -> StreamHandler:
-        """The peer opened a stream; return who handles it."""
-        raise NotImplementedError
-
-    def on_stream_credit(self, link: Link) -> None:
-        """More streams may be opened."""
-
-    def on_drain(self, link: Link, reason: str) -> None:
-        """The peer takes no new streams."""
-
-    def on_lost(self, link: Link, error: EasyRemoteError | None) -> None:
-        """The link is over; None after a goodbye."""
-
-
-class Outbox:
-    """The links of one thread that have something to send."""
-
-    def __init__(self) -> None:
-        self._dirty: list[Link] = []
-        self._depth = 0
-        self._scheduled = False
-
-    def mark(self, link: Link) -> None:
-        """`link` has something to send at the end of this batch."""
-        if not link.marked:
-            link.marked = True
-            self._dirty.append(link)
-            if not self._depth and not self._scheduled:
-                self._scheduled = True
-                trio.lowlevel.current_trio_token().run_sync_soon(self.flush)
-
-    def begin(self) -> None:
-        """A batch begins: marks are collected."""
-        self._depth += 1
-
-    def end(self) -> None:
-        """A batch ends: what it caused is sent."""
-        self._depth -= 1
-        if not self._depth:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what there is. Sending may mark links again (credit that returns)."""
-        self._scheduled = False
-        self._depth += 1
-        try:
-            while self._dirty:
-                todo, self._dirty = self._dirty, []
-                for link in todo:
-                    link.marked = False
-                    link.flush()
-        finally:
-            self._depth -= 1
 
 
 class Link:

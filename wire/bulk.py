@@ -18,6 +18,7 @@ from . import event as ev
 from .buffer import fresh_frame
 from .errors import ErrorCode, RemoteProtocolError
 from .frame import END, FLAGS_ALLOWED, HEADER_SIZE, LAST, FrameType
+from .misconduct import late
 from .stream import TRANSITIONS, StreamInput, StreamRecord
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def begin(connection: Connection, length: int, flags: int, stream_id: int) -> No
     record = connection.streams.get(stream_id)
     frame: memoryview | None = None
     if record is None:
-        connection.late(stream_id)
+        late(connection, stream_id)
         connection.credit_connection(length)
     else:
         _check(record, length, flags)

@@ -29,7 +29,7 @@ from . import frame as fr
 from . import greeting
 from .buffer import ReceiveBuffer
 from .credit import Budget, Inflow, Outflow, StreamCredit
-from .dispatch import on_frame
+from .dispatch import parse
 from .errors import CodecError, ErrorCode, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .frame import END, LAST, MORE, FrameType, pack
 from .notices import Notices
@@ -136,7 +136,7 @@ class Connection:
             return self.events.popleft()
         while self.phase is not Phase.OVER:
             try:
-                progressed = self._parse()
+                progressed = parse(self)
             except ProtocolError as error:
                 self.fail(error)
                 progressed = True
@@ -148,41 +148,6 @@ class Connection:
             if not progressed:
                 return None
         return self.events.popleft() if self.events else None
-
-    def _parse(self) -> bool:
-        """Take one frame off the buffer; False if there is no whole one."""
-        if not self.preamble_seen:
-            return self._parse_preamble()
-        head = self.buffer.header()
-        if head is None:
-            return False
-        length, type_, flags, kind, stream_id = head
-        if type_ == FrameType.DATA:
-            bulk.begin(self, length, flags, stream_id)
-            return True
-        limit = self.settings.frame_control_bytes_max
-        if self.phase is not Phase.READY:
-            limit = self.settings.hello_bytes_max
-        if length > limit:
-            raise RemoteProtocolError(
-                ErrorCode.FRAME_TOO_LARGE, f"a frame of {length} bytes, {limit} at most"
-            )
-        payload = self.buffer.payload(length)
-        if payload is None:
-            return False
-        on_frame(self, type_, flags, kind, stream_id, payload)
-        return True
-
-    def _parse_preamble(self) -> bool:
-        buffer = self.buffer
-        have = bytes(buffer.data[buffer.start : min(buffer.end, buffer.start + len(fr.PREAMBLE))])
-        if not fr.PREAMBLE.startswith(have):
-            raise RemoteProtocolError(ErrorCode.PROTOCOL, "the peer does not speak this protocol")
-        if len(have) < len(fr.PREAMBLE):
-            return False
-        buffer.start += len(fr.PREAMBLE)
-        self.preamble_seen = True
-        return True
 
     # ---- bytes out ----------------------------------------------------------------------
 
@@ -300,7 +265,7 @@ class Connection:
 
     def drain(self, reason: str) -> None:
         """Say that we take no new streams; running ones go on."""
-        self._require_ready()
+        self._require(self.ready, "the connection is not ready")
         self.out.control(greeting.drain_frame(reason))
 
     # ---- streams ------------------------------------------------------------------------
@@ -498,21 +463,6 @@ class Connection:
             self.over = []
         return over
 
-    def late(self, stream_id: int) -> None:
-        """A frame for a stream that we do not have: free if we gave it up, else charged."""
-        if stream_id in self.given_up:
-            return
-        ours = stream_id % 2 == self.next_stream_id % 2
-        never = stream_id >= self.next_stream_id if ours else stream_id > self.peer_stream_id
-        if stream_id == 0 or never:
-            raise RemoteProtocolError(ErrorCode.STREAM_STATE, f"stream {stream_id} never was")
-        self.charge(1.0)
-
-    def charge(self, cost: float) -> None:
-        """Draw on the peer's abuse budget."""
-        if not self.budget.charge(cost, self.now):
-            raise RemoteProtocolError(ErrorCode.ABUSE, "too many resets, pings or stray frames")
-
     def _check_payload(self, payload: bytes) -> None:
         limit = self.settings.frame_control_bytes_max
         if len(payload) > limit:
@@ -524,5 +474,3 @@ class Connection:
         if not condition:
             raise LocalProtocolError(ErrorCode.STREAM_STATE, sentence)
 
-    def _require_ready(self) -> None:
-        self._require(self.phase is Phase.READY, "the connection is not ready")

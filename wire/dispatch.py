@@ -10,16 +10,60 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from . import bulk, greeting
 from . import event as ev
-from . import greeting
 from .errors import CodecError, ErrorCode, RemoteProtocolError
-from .frame import END, FLAGS_ALLOWED, MORE, STREAM_ID_MAX, FrameType, pack
+from .frame import END, FLAGS_ALLOWED, MORE, PREAMBLE, STREAM_ID_MAX, FrameType, pack
+from .misconduct import charge, late
 from .stream import StreamInput
 
 if TYPE_CHECKING:
     from .connection import Connection
 
 _RECEIVE, _RECEIVE_END = StreamInput.RECEIVE, StreamInput.RECEIVE_END
+
+
+def parse(connection: Connection) -> bool:
+    """Take one frame off the receive buffer; False if there is no whole one.
+
+    Raises:
+        RemoteProtocolError: The frame breaks a rule.
+        CodecError: Its payload is not what its type wants.
+    """
+    buffer = connection.buffer
+    if not connection.preamble_seen:
+        return _parse_preamble(connection)
+    head = buffer.header()
+    if head is None:
+        return False
+    length, type_, flags, kind, stream_id = head
+    if type_ == FrameType.DATA:
+        bulk.begin(connection, length, flags, stream_id)
+        return True
+    settings = connection.settings
+    limit = settings.frame_control_bytes_max if connection.ready else settings.hello_bytes_max
+    if length > limit:
+        raise RemoteProtocolError(
+            ErrorCode.FRAME_TOO_LARGE, f"a frame of {length} bytes, {limit} at most"
+        )
+    payload = buffer.payload(length)
+    if payload is None:
+        return False
+    on_frame(connection, type_, flags, kind, stream_id, payload)
+    return True
+
+
+def _parse_preamble(connection: Connection) -> bool:
+    buffer = connection.buffer
+    size = len(PREAMBLE)
+    have = bytes(buffer.data[buffer.start : min(buffer.end, buffer.start + size)])
+    if not PREAMBLE.startswith(have):
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, "the peer does not speak this protocol")
+    if len(have) < size:
+        return False
+    buffer.start += size
+    connection.preamble_seen = True
+    return True
 
 
 def on_frame(
@@ -87,7 +131,7 @@ def _on_message(
         raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more bytes than were granted")
     record = connection.streams.get(stream_id)
     if record is None:
-        connection.late(stream_id)
+        late(connection, stream_id)
         connection.credit_connection(size)
         return
     if record.more:
@@ -135,7 +179,7 @@ def _on_ping(connection: Connection, stream_id: int, payload: bytes) -> None:
     del stream_id
     if payload:
         raise RemoteProtocolError(ErrorCode.PROTOCOL, "a PING has no payload")
-    connection.charge(1.0)
+    charge(connection, 1.0)
     connection.out.control(pack(FrameType.PONG, 0, 0, 0, b""))
 
 
@@ -164,7 +208,7 @@ def _on_credit(connection: Connection, stream_id: int, payload: bytes) -> None:
     else:
         record = connection.streams.get(stream_id)
         if record is None:
-            connection.late(stream_id)
+            late(connection, stream_id)
             return
         outflow = record.outflow
         connection.out.schedule(record)
@@ -177,9 +221,9 @@ def _on_reset(connection: Connection, stream_id: int, payload: bytes) -> None:
     code, reason = greeting.checked(payload, int, str)[:2]
     record = connection.streams.get(stream_id)
     if record is None:
-        connection.late(stream_id)
+        late(connection, stream_id)
         return
-    connection.charge(1.0)
+    charge(connection, 1.0)
     connection.step(record, StreamInput.RECEIVE_RESET)
     connection.out.drop(record)
     connection.notices.forget(stream_id)

@@ -15,7 +15,7 @@ Source. wire/README.md, "Messages".
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from . import cbor
 from .errors import CodecError
@@ -61,7 +61,7 @@ class Kind:
 class Call(NamedTuple):
     """A client asks for one run of a function. Opens a stream."""
 
-    KIND: ClassVar[int] = Kind.CALL
+    KIND = Kind.CALL  # type: ignore[misc]
 
     call_id: bytes
     """128 random bits, made by the caller; the identity of the call everywhere."""
@@ -83,7 +83,7 @@ class Call(NamedTuple):
 class Dispatch(NamedTuple):
     """The gateway gives a call to a node, and an agent to a worker. Opens a stream."""
 
-    KIND: ClassVar[int] = Kind.DISPATCH
+    KIND = Kind.DISPATCH  # type: ignore[misc]
 
     call_id: bytes
     function: str
@@ -104,7 +104,7 @@ class Dispatch(NamedTuple):
 class Item(NamedTuple):
     """One item of a stream; channel 0 is what the callee yields, 1.. are streamed arguments."""
 
-    KIND: ClassVar[int] = Kind.ITEM
+    KIND = Kind.ITEM  # type: ignore[misc]
 
     channel: int
     codec: int
@@ -115,7 +115,7 @@ class Item(NamedTuple):
 class ItemsEnd(NamedTuple):
     """A streamed argument is over; `error` is an exception as data if its producer failed."""
 
-    KIND: ClassVar[int] = Kind.ITEMS_END
+    KIND = Kind.ITEMS_END  # type: ignore[misc]
 
     channel: int
     error: dict[str, Any] | None
@@ -124,7 +124,7 @@ class ItemsEnd(NamedTuple):
 class Want(NamedTuple):
     """The consumer of a channel allows its producer `total` items since the beginning."""
 
-    KIND: ClassVar[int] = Kind.WANT
+    KIND = Kind.WANT  # type: ignore[misc]
 
     channel: int
     total: int
@@ -133,7 +133,7 @@ class Want(NamedTuple):
 class Progress(NamedTuple):
     """The running body reports how far it is."""
 
-    KIND: ClassVar[int] = Kind.PROGRESS
+    KIND = Kind.PROGRESS  # type: ignore[misc]
 
     codec: int
     body: bytes | None
@@ -143,7 +143,7 @@ class Progress(NamedTuple):
 class Result(NamedTuple):
     """The call returned. Ends the stream."""
 
-    KIND: ClassVar[int] = Kind.RESULT
+    KIND = Kind.RESULT  # type: ignore[misc]
 
     codec: int
     seconds: float
@@ -155,7 +155,7 @@ class Result(NamedTuple):
 class Failure(NamedTuple):
     """The call has an error for an outcome. Ends the stream."""
 
-    KIND: ClassVar[int] = Kind.FAILURE
+    KIND = Kind.FAILURE  # type: ignore[misc]
 
     code: int
     """An `errors.ErrorCode`."""
@@ -169,7 +169,7 @@ class Failure(NamedTuple):
 class Register(NamedTuple):
     """A node says what it offers. Opens a stream that stays open as long as the node serves."""
 
-    KIND: ClassVar[int] = Kind.REGISTER
+    KIND = Kind.REGISTER  # type: ignore[misc]
 
     info: bytes | None
     """Plain value: node description and functions."""
@@ -179,7 +179,7 @@ class Register(NamedTuple):
 class Registered(NamedTuple):
     """The gateway took the registration; `info` carries epoch and lease."""
 
-    KIND: ClassVar[int] = Kind.REGISTERED
+    KIND = Kind.REGISTERED  # type: ignore[misc]
 
     info: dict[str, Any]
 
@@ -187,7 +187,7 @@ class Registered(NamedTuple):
 class Query(NamedTuple):
     """A question or an administrative order by name. Opens a stream."""
 
-    KIND: ClassVar[int] = Kind.QUERY
+    KIND = Kind.QUERY  # type: ignore[misc]
 
     name: str
     args: dict[str, Any]
@@ -196,7 +196,7 @@ class Query(NamedTuple):
 class Reply(NamedTuple):
     """The answer to a query. Ends the stream. The value may be large, so it is a body."""
 
-    KIND: ClassVar[int] = Kind.REPLY
+    KIND = Kind.REPLY  # type: ignore[misc]
 
     body: bytes | None
     segments: list[int]
@@ -205,7 +205,7 @@ class Reply(NamedTuple):
 class Telemetry(NamedTuple):
     """One sample of a node's load, on its registration stream."""
 
-    KIND: ClassVar[int] = Kind.TELEMETRY
+    KIND = Kind.TELEMETRY  # type: ignore[misc]
 
     sample: dict[str, Any]
 
@@ -213,7 +213,7 @@ class Telemetry(NamedTuple):
 class Update(NamedTuple):
     """A node changes its offer: functions added or removed, paused, draining."""
 
-    KIND: ClassVar[int] = Kind.UPDATE
+    KIND = Kind.UPDATE  # type: ignore[misc]
 
     info: bytes | None
     segments: list[int]

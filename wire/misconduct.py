@@ -1,0 +1,45 @@
+"""What a peer may do wrong for a while before it is shut out.
+
+Theory. Some frames are legal and still cost us: pings, resets, frames that crossed our own reset.
+Each draws on the peer's abuse budget, whichever side sent the reset, so that neither Rapid Reset
+(CVE-2023-44487) nor MadeYouReset (CVE-2025-8671) is cheaper for the peer than for us.
+
+Rules of this file. 1) A frame for a stream that we gave up is free: the peer could not know.
+2) A frame for a stream that never was is no mischief but a broken rule.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import ErrorCode, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+
+def late(connection: Connection, stream_id: int) -> None:
+    """A frame came for a stream that is not open.
+
+    Raises:
+        RemoteProtocolError: The stream never was, or the abuse budget is used up.
+    """
+    if stream_id in connection.given_up:
+        return
+    ours = stream_id % 2 == connection.next_stream_id % 2
+    never = (
+        stream_id >= connection.next_stream_id if ours else stream_id > connection.peer_stream_id
+    )
+    if stream_id == 0 or never:
+        raise RemoteProtocolError(ErrorCode.STREAM_STATE, f"stream {stream_id} never was")
+    charge(connection, 1.0)
+
+
+def charge(connection: Connection, cost: float) -> None:
+    """Draw on the peer's abuse budget.
+
+    Raises:
+        RemoteProtocolError: It is used up.
+    """
+    if not connection.budget.charge(cost, connection.now):
+        raise RemoteProtocolError(ErrorCode.ABUSE, "too many resets, pings or stray frames")
