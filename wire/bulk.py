@@ -57,7 +57,7 @@ def begin(connection: Connection, length: int, flags: int, stream_id: int) -> No
         late(connection, stream_id)
         connection.credit_connection(length)
     else:
-        _check(record, length, flags)
+        _check(connection, record, length, flags)
     if record is None or record.targets is None:
         frame = fresh_frame(length)
         destination = frame[HEADER_SIZE:]
@@ -68,10 +68,10 @@ def begin(connection: Connection, length: int, flags: int, stream_id: int) -> No
         complete(connection)
 
 
-def _check(record: StreamRecord, length: int, flags: int) -> None:
+def _check(connection: Connection, record: StreamRecord, length: int, flags: int) -> None:
     if not record.more:
         raise RemoteProtocolError(ErrorCode.STREAM_STATE, "a DATA frame without a message")
-    if not record.inflow.take(length):
+    if not connection.inflow_of(record).take(length):
         raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more bytes than were granted")
     if flags & END and not flags & LAST:
         raise RemoteProtocolError(ErrorCode.PROTOCOL, "END inside segments")

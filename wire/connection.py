@@ -294,7 +294,7 @@ class Connection:
         stream_id = self.next_stream_id
         self.next_stream_id += 2
         self.opened += 1
-        record = self.new_record(stream_id)
+        record = self.streams[stream_id] = StreamRecord(stream_id, self.peer_window_stream)
         self._say(record, FrameType.OPEN, kind, payload, buffers, more, end)
         return stream_id
 
@@ -367,8 +367,9 @@ class Connection:
         """Count bytes of a stream as consumed, and grant more when that is worth a frame."""
         rtt_s = self.rtt_s or 0.0
         wants_more = record.state is StreamState.OPEN or record.state is StreamState.ENDED_HERE
-        if record.inflow.consume(size_bytes, self.now, rtt_s) and wants_more:
-            self.out.control(greeting.credit_frame(record.stream_id, record.inflow.granted))
+        inflow = self.inflow_of(record)
+        if inflow.consume(size_bytes, self.now, rtt_s) and wants_more:
+            self.out.control(greeting.credit_frame(record.stream_id, inflow.granted))
         self.credit_connection(size_bytes)
 
     def credit_connection(self, size_bytes: int) -> None:
@@ -425,16 +426,15 @@ class Connection:
 
     # ---- shared with dispatch.py ----------------------------------------------------------
 
-    def new_record(self, stream_id: int) -> StreamRecord:
-        """Begin to keep a stream, whoever opened it."""
-        settings = self.settings
-        record = StreamRecord(
-            stream_id,
-            Inflow(settings.window_stream_bytes, settings.window_stream_bytes_max, self.now),
-            Outflow(self.peer_window_stream),
-        )
-        self.streams[stream_id] = record
-        return record
+    def inflow_of(self, record: StreamRecord) -> Inflow:
+        """Return what we granted on a stream, counted from now if it was not yet."""
+        inflow = record.inflow
+        if inflow is None:
+            settings = self.settings
+            inflow = record.inflow = Inflow(
+                settings.window_stream_bytes, settings.window_stream_bytes_max, self.now
+            )
+        return inflow
 
     def step(self, record: StreamRecord, what: StreamInput) -> None:
         """Move a stream along its table because of the peer."""

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from . import bulk, greeting
 from . import event as ev
+from .credit import TOTAL_MAX
 from .errors import CodecError, ErrorCode, RemoteProtocolError
 from .frame import END, FLAGS_ALLOWED, MORE, PREAMBLE, STREAM_ID_MAX, FrameType, pack
 from .misconduct import charge, late
-from .stream import StreamInput
+from .stream import StreamInput, StreamRecord
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -113,9 +114,11 @@ def _on_open(
     if not connection.streams_in.open():
         raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more streams than were granted")
     connection.peer_stream_id = stream_id
-    record = connection.new_record(stream_id)
+    record = StreamRecord(stream_id, connection.peer_window_stream)
+    connection.streams[stream_id] = record
     more, end = bool(flags & MORE), bool(flags & END)
-    record.more = more
+    if more:
+        record.more = True
     if end:
         connection.step(record, _RECEIVE_END)
     connection.events.append(ev.StreamOpened(stream_id, kind, payload, more, end))
@@ -136,12 +139,15 @@ def _on_message(
         return
     if record.more:
         raise RemoteProtocolError(ErrorCode.STREAM_STATE, "a message before the segments' end")
-    if not record.inflow.take(size):
-        raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more bytes than were granted")
     more, end = bool(flags & MORE), bool(flags & END)
+    if (not end or record.inflow is not None) and not connection.inflow_of(record).take(size):
+        raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more bytes than were granted")
     connection.step(record, _RECEIVE_END if end else _RECEIVE)
-    record.more = more
-    if not record.manual:
+    if more:
+        record.more = True
+    if end:
+        connection.credit_connection(size)  # A window holds one message: no need to count it.
+    elif not record.manual:
         connection.credit(record, size)
     connection.events.append(ev.MessageReceived(stream_id, kind, payload, more, end))
     if end:
@@ -204,16 +210,17 @@ def _on_streams(connection: Connection, stream_id: int, payload: bytes) -> None:
 def _on_credit(connection: Connection, stream_id: int, payload: bytes) -> None:
     (total,) = greeting.checked(payload, int)[:1]
     if stream_id == 0:
-        outflow = connection.out.outflow
+        if not connection.out.outflow.grant(total):
+            raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "byte credit was taken back")
     else:
         record = connection.streams.get(stream_id)
         if record is None:
             late(connection, stream_id)
             return
-        outflow = record.outflow
+        if not record.granted <= total <= TOTAL_MAX:
+            raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "byte credit was taken back")
+        record.granted = total
         connection.out.schedule(record)
-    if not outflow.grant(total):
-        raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "byte credit was taken back")
     connection.events.append(ev.CreditReceived(streams=False))
 
 

@@ -78,9 +78,11 @@ class Outgoing:
     def message(self, record: StreamRecord, frame: bytes) -> None:
         """Send a message, at once if its stream has credit and nothing queued."""
         size = len(frame) - HEADER_SIZE
-        if not record.queue and size <= record.outflow.left and size <= self.outflow.left:
-            record.outflow.sent += size
-            self.outflow.sent += size
+        sent = record.sent + size
+        outflow = self.outflow
+        if not record.queue and sent <= record.granted and outflow.sent + size <= outflow.granted:
+            record.sent = sent
+            outflow.sent += size
             self.express.append(frame)
             self.pending_bytes += len(frame)
             if record.watched:
@@ -102,6 +104,8 @@ class Outgoing:
     def _queue(
         self, record: StreamRecord, entry: bytes | Segment | RelayFrame, size_bytes: int
     ) -> None:
+        if record.queue is None:
+            record.queue = deque()
         record.queue.append(entry)
         record.queued_bytes += size_bytes
         self.schedule(record)
@@ -114,7 +118,7 @@ class Outgoing:
 
     def drop(self, record: StreamRecord) -> None:
         """Forget what a stream had queued."""
-        record.queue.clear()
+        record.queue = None
         record.queued_bytes = 0
 
     def next_chunk(self) -> Chunk:
@@ -132,7 +136,7 @@ class Outgoing:
             if chunk:
                 self.schedule(record)
                 return chunk
-            if record.outflow.left > 0:  # Only the connection's credit was too small.
+            if record.granted > record.sent:  # Only the connection's credit was too small.
                 self.schedule(record)
         return []
 
@@ -153,20 +157,22 @@ class Outgoing:
         return b"".join(express[:count])
 
     def _slice(self, record: StreamRecord) -> Chunk:
-        entry = record.queue[0]
-        left = min(record.outflow.left, self.outflow.left)
+        queue = record.queue
+        assert queue
+        entry = queue[0]
+        left = min(record.granted - record.sent, self.outflow.left)
         if type(entry) is bytes:
             size = len(entry) - HEADER_SIZE
             if size > left:
                 return []
-            record.queue.popleft()
+            queue.popleft()
             self._charge(record, size)
             return [entry]
         if type(entry) is RelayFrame:
             size = len(entry.frame) - HEADER_SIZE
             if size > left:
                 return []
-            record.queue.popleft()
+            queue.popleft()
             HEADER.pack_into(
                 entry.frame, 0, size, FrameType.DATA, entry.flags, 0, record.stream_id
             )
@@ -181,13 +187,13 @@ class Outgoing:
         entry.offset += size
         flags = 0
         if entry.offset == total:
-            record.queue.popleft()
+            queue.popleft()
             flags = entry.flags
         self._charge(record, size)
         return [pack_header(size, flags, record.stream_id), entry.view[begin : begin + size]]
 
     def _charge(self, record: StreamRecord, size_bytes: int) -> None:
-        record.outflow.sent += size_bytes
+        record.sent += size_bytes
         self.outflow.sent += size_bytes
         record.queued_bytes -= size_bytes
         if not record.queue and record.state is StreamState.CLOSED:
