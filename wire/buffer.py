@@ -67,6 +67,11 @@ class ReceiveBuffer:
         self.target = None
         return True
 
+    def forget(self) -> None:
+        """Drop everything: the connection is over."""
+        self.start = self.end = 0
+        self.target = None
+
     def header(self) -> tuple[int, int, int, int, int] | None:
         """Return (length, type, flags, kind, stream id) of the next frame, if its header is here."""
         if self.target is not None or self.end - self.start < HEADER_SIZE:

@@ -104,7 +104,9 @@ class Connection:
     def received(self, size_bytes: int, now: float) -> None:
         """Say that `size_bytes` bytes were received into `receive_buffer()`."""
         self.now = self.heard_at = now
-        if self.buffer.fill(size_bytes):
+        if self.phase is Phase.OVER:
+            self.buffer.forget()
+        elif self.buffer.fill(size_bytes):
             bulk.complete(self)
 
     def receive(self, data: bytes | bytearray | memoryview, now: float) -> list[ev.Event]:
@@ -261,6 +263,7 @@ class Connection:
         """Nothing more is sent or looked at; the loss is the last event."""
         self.phase = Phase.OVER
         self.ready = False
+        self.buffer.forget()
         self.events.append(ev.ConnectionLost(error))
 
     def drain(self, reason: str) -> None:

@@ -101,10 +101,11 @@ def read_welcome(connection: Connection, payload: bytes) -> tuple[int, Any]:
 
 
 def _take_grants(connection: Connection, total: int, per_stream: int, streams: int) -> None:
-    frame_max = connection.settings.frame_control_bytes_max
-    if not frame_max <= total <= TOTAL_MAX or not frame_max <= per_stream <= TOTAL_MAX:
+    least = 2 * connection.settings.frame_control_bytes_max
+    if not least <= total <= TOTAL_MAX or not least <= per_stream <= TOTAL_MAX:
+        # A grant may wait until half of the window is used, and the other half must hold a message.
         raise RemoteProtocolError(
-            ErrorCode.FLOW_CONTROL, f"a window must hold one message: {frame_max} bytes or more"
+            ErrorCode.FLOW_CONTROL, f"a window must hold two messages: {least} bytes or more"
         )
     if not 0 <= streams <= TOTAL_MAX:
         raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "stream credit out of range")

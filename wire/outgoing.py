@@ -169,15 +169,7 @@ class Outgoing:
             self._charge(record, size)
             return [entry]
         if type(entry) is RelayFrame:
-            size = len(entry.frame) - HEADER_SIZE
-            if size > left:
-                return []
-            queue.popleft()
-            HEADER.pack_into(
-                entry.frame, 0, size, FrameType.DATA, entry.flags, 0, record.stream_id
-            )
-            self._charge(record, size)
-            return [entry.frame]
+            return self._relay_slice(record, entry, left)
         assert type(entry) is Segment
         total = len(entry.view)
         size = min(total - entry.offset, self.settings.frame_data_bytes_max, left)
@@ -191,6 +183,25 @@ class Outgoing:
             flags = entry.flags
         self._charge(record, size)
         return [pack_header(size, flags, record.stream_id), entry.view[begin : begin + size]]
+
+    def _relay_slice(self, record: StreamRecord, entry: RelayFrame, left: int) -> Chunk:
+        """Send a frame in its own memory, or as much of it as there is credit for.
+
+        The header of the rest is written over bytes that are gone by then.
+        """
+        assert record.queue
+        frame = entry.frame
+        size, flags = len(frame) - HEADER_SIZE, entry.flags
+        if size > left:
+            if left <= 0:
+                return []
+            size, flags = left, 0
+            entry.frame = frame[size:]
+        else:
+            record.queue.popleft()
+        HEADER.pack_into(frame, 0, size, FrameType.DATA, flags, 0, record.stream_id)
+        self._charge(record, size)
+        return [frame[: HEADER_SIZE + size]]
 
     def _charge(self, record: StreamRecord, size_bytes: int) -> None:
         record.sent += size_bytes

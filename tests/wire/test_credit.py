@@ -57,7 +57,7 @@ def test_outflow_refuses_credit_taken_back_or_absurd() -> None:
     assert outflow.left == 20
 
 
-@given(st.lists(st.integers(1, 50), max_size=60), st.integers(64, 512))
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(100, 512))
 def test_both_sides_agree_and_credit_is_never_negative(sizes: list[int], window: int) -> None:
     """What the sender may send is what the receiver lets in, whatever the sizes."""
     inflow, outflow = Inflow(window, window * 4, 0.0), Outflow(window)

@@ -12,7 +12,7 @@ from easyremote.wire.stream import TRANSITIONS, StreamInput, StreamRecord, Strea
 README = Path(__file__).parents[2] / "wire" / "README.md"
 
 
-@pytest.mark.parametrize(("state", "what"), itertools.product(StreamState, StreamInput))
+@pytest.mark.parametrize(("state", "what"), list(itertools.product(StreamState, StreamInput)))
 def test_step_follows_the_table_and_nothing_else(state: StreamState, what: StreamInput) -> None:
     """A pair that the table lacks changes nothing and is refused."""
     record = StreamRecord(1, 100)
