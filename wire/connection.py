@@ -264,6 +264,7 @@ class Connection:
         self.phase = Phase.OVER
         self.ready = False
         self.buffer.forget()
+        self.out.round.clear()
         self.events.append(ev.ConnectionLost(error))
 
     def drain(self, reason: str) -> None:

@@ -34,8 +34,8 @@ def checked(payload: bytes, *types: Any) -> list[Any]:
         CodecError: There are too few fields, or one has another type.
     """
     fields = cbor.decode_frame(payload)
-    if len(fields) < len(types):
-        raise CodecError(f"{len(types)} fields are needed, {len(fields)} came")
+    if type(fields) is not list or len(fields) < len(types):
+        raise CodecError(f"a list of {len(types)} fields or more is needed")
     for value, wanted in zip(fields, types, strict=False):
         if type(value) is not wanted:
             raise CodecError("a field has the wrong type")

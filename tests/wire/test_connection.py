@@ -578,6 +578,15 @@ def test_close_before_hello_says_nothing() -> None:
     assert written(connection) == b""
 
 
+def test_nothing_follows_goaway() -> None:
+    """Bulk that still waited is dropped: the peer looks at nothing after GOAWAY."""
+    pair = Pair()
+    pair.a.open(Kind.CALL, EMPTY, [memoryview(bytes(1000))])
+    pair.a.close()
+
+    assert written(pair.a).endswith(cbor.encode_frame([0, ""]))
+
+
 def test_eof_is_a_loss() -> None:
     """The end of bytes without GOAWAY is reported as such."""
     pair = Pair()
