@@ -1,0 +1,1 @@
+"""The gateway: authenticates, places and relays calls; it never unpickles anything."""
