@@ -25,6 +25,9 @@ from .stream import StreamRecord, StreamState
 JOIN_MAX = 128 * 1024
 """Most bytes of small frames that are joined into one write."""
 
+CALM_SLICES = 8
+"""Slices after the last small frame at which a connection counts as carrying bulk alone."""
+
 Chunk = list[bytes | memoryview]
 
 
@@ -56,10 +59,11 @@ class Outgoing:
         outflow: Credit of the whole connection.
         pending_bytes: Bytes in the express lane.
         drained: (stream id, bytes) of watched streams, as they were framed.
+        calm: Slices sent since the last small frame; while it is low, slices are short.
         emptied: Streams that were closed and have now sent all that they had queued.
     """
 
-    __slots__ = ("drained", "emptied", "express", "outflow", "pending_bytes", "round", "settings")
+    __slots__ = ("calm", "drained", "emptied", "express", "outflow", "pending_bytes", "round", "settings")
 
     def __init__(self, settings: Settings, outflow: Outflow) -> None:
         self.settings = settings
@@ -69,6 +73,7 @@ class Outgoing:
         self.round: deque[StreamRecord] = deque()
         self.drained: list[tuple[int, int]] = []
         self.emptied: list[StreamRecord] = []
+        self.calm = CALM_SLICES
 
     def control(self, frame: bytes) -> None:
         """Send a frame that needs no credit."""
@@ -124,6 +129,7 @@ class Outgoing:
     def next_chunk(self) -> Chunk:
         """Return the buffers to write next, in order; an empty list if nothing may be sent."""
         if self.express:
+            self.calm = 0
             return [self._join()]
         turns = len(self.round)
         while turns and self.outflow.left > 0:
@@ -146,11 +152,9 @@ class Outgoing:
             self.express = []
             self.pending_bytes = 0
             return b"".join(express)
-        size, count = 0, 0
-        for frame in express:
-            if size and size + len(frame) > JOIN_MAX:
-                break
-            size += len(frame)
+        size, count = len(express[0]), 1
+        while size + len(express[count]) <= JOIN_MAX:  # Ends: all together are larger.
+            size += len(express[count])
             count += 1
         self.express = express[count:]
         self.pending_bytes -= size
@@ -172,7 +176,12 @@ class Outgoing:
             return self._relay_slice(record, entry, left)
         assert type(entry) is Segment
         total = len(entry.view)
-        size = min(total - entry.offset, self.settings.frame_data_bytes_max, left)
+        settings = self.settings
+        busy = self.calm < CALM_SLICES
+        self.calm += 1
+        size = min(total - entry.offset, settings.frame_data_bytes_max, left)
+        if busy:
+            size = min(size, settings.slice_bytes_while_busy)
         if size <= 0:
             return []
         begin = entry.offset

@@ -479,6 +479,40 @@ def written_ids(chunk: list[bytes | memoryview]) -> list[int]:
     return ids
 
 
+def test_slices_are_short_while_small_messages_come() -> None:
+    """A small frame that comes next waits for a short slice; bulk alone goes in long ones."""
+    pair = Pair()
+    pair.a.open(Kind.CALL, EMPTY, [memoryview(bytes(8 << 20))])
+    pair.a.data_to_send()
+
+    sizes = [len(pair.a.data_to_send()[1]) for _ in range(10)]
+
+    assert sizes == [64 * 1024] * 8 + [256 * 1024] * 2
+
+
+def test_credit_of_the_connection_alone_can_hold_bulk_back() -> None:
+    """A stream with credit of its own waits for the connection's, and goes on when it comes."""
+    tight = Settings(window_connection_bytes=131_072, window_connection_bytes_max=131_072)
+    pair = Pair(tight)
+    pair.on_event = lambda connection, event: (
+        connection.manual_credit(event.stream_id) if isinstance(event, ev.StreamOpened) else None
+    )
+    ids = [pair.a.open(Kind.CALL, EMPTY, more=index == 2) for index in range(3)]
+    pair.a.send(ids[0], Kind.ITEM, b"\x80" + bytes(60_000))
+    pair.a.send(ids[1], Kind.ITEM, b"\x80" + bytes(60_000))
+    pair.a.send(ids[0], Kind.ITEM, b"\x80" + bytes(60_000), end=True)
+    pair.a.forward_data(ids[2], memoryview(bytearray(20_016)), last=True, end=False)
+    pair.pump()
+    assert pair.a.queued_bytes(ids[0]) == 60_001
+
+    for stream_id, size in ((ids[0], 60_001), (ids[1], 60_001)):
+        pair.b.consumed(stream_id, size)
+    pair.pump()
+
+    assert pair.a.queued_bytes(ids[0]) == 0
+    assert pair.a.queued_bytes(ids[2]) == 0
+
+
 def test_bulk_streams_take_turns() -> None:
     """No stream's bulk waits for the whole of another's."""
     pair = Pair()
@@ -585,6 +619,83 @@ def test_nothing_follows_goaway() -> None:
     pair.a.close()
 
     assert written(pair.a).endswith(cbor.encode_frame([0, ""]))
+
+
+def test_an_empty_queue_gives_its_turn_away() -> None:
+    """A stream that was given up while it waited takes no turn."""
+    pair = Pair()
+    first, second = (pair.a.open(Kind.CALL, EMPTY, [memoryview(bytes(9))]) for _ in range(2))
+    pair.a.reset(first, ErrorCode.CANCELLED, "")
+    pair.pump()
+
+    data = [e for e in pair.events_b if isinstance(e, ev.DataReceived)]
+    assert [e.stream_id for e in data] == [second]
+
+
+def test_the_receive_buffer_is_moved_together_when_it_runs_full() -> None:
+    """However frames straddle the buffer's end, they arrive."""
+    pair = Pair()
+    pair.a.open(Kind.CALL, EMPTY)
+    for _ in range(9):
+        pair.a.send(1, Kind.ITEM, b"\x80" + bytes(60_000))
+    data = written(pair.a)
+
+    events = take(pair.b, data, 0.0, None, 50_000)
+
+    assert sum(isinstance(e, ev.MessageReceived) for e in events) == 9
+
+
+def test_the_link_is_told_what_left() -> None:
+    """A watched stream reports every payload byte once, whichever lane it took."""
+    pair = Pair()
+    stream_id = pair.a.open(Kind.CALL, EMPTY)
+    pair.a.watch(stream_id)
+    pair.a.send(stream_id, Kind.ITEM, EMPTY, [memoryview(bytes(100_000))])
+    pair.a.send(stream_id, Kind.ITEM, EMPTY)
+    assert pair.a.wants_write
+    pair.pump()
+
+    assert not pair.a.wants_write
+    assert sum(size for _, size in pair.a.take_drained()) == 100_002
+
+
+def test_an_answer_may_overtake_the_rest_of_the_question() -> None:
+    """A stream that both sides ended lives on until its last queued byte has left."""
+    pair = Pair()
+    stream_id = pair.a.open(Kind.CALL, EMPTY, [memoryview(bytes(3 << 20))], end=True)
+    take(pair.b, b"".join(bytes(part) for part in pair.a.data_to_send()))
+    pair.b.send(stream_id, Kind.FAILURE, EMPTY, end=True)
+    take(pair.a, written(pair.b))
+    assert stream_id in pair.a.streams
+    assert pair.a.take_over() == []
+
+    pair.pump()
+
+    assert pair.a.streams == {}
+    assert pair.a.take_over() == [stream_id]
+
+
+def test_requests_for_streams_that_are_over_do_nothing() -> None:
+    """An owner that is late with credit or marks does no harm."""
+    pair = Pair()
+    pair.a.consumed(7, 0)
+    pair.a.watch(7)
+    pair.a.manual_credit(7)
+    pair.b.receive_eof(0.0)
+    pair.b.release()
+
+    assert pair.b.next_event() == ev.ConnectionLost(None)
+    assert pair.a.streams == {}
+
+
+def test_data_after_end_is_refused() -> None:
+    """END closes the way for raw bytes, too."""
+    pair = Pair()
+    take(pair.b, frame(FrameType.OPEN, MORE, Kind.CALL, 1))
+    take(pair.b, frame(FrameType.DATA, LAST | END, 0, 1, b"x"))
+    pair.b.streams[1].more = True  # As if a message could still have come.
+
+    assert broken(pair, frame(FrameType.DATA, LAST, 0, 1, b"x")) is ErrorCode.STREAM_STATE
 
 
 def test_eof_is_a_loss() -> None:
