@@ -1,0 +1,232 @@
+"""The gateway without sockets: what all sessions share, and the tasks that run beside them.
+
+Theory. A gateway is a store, a registry, a dispatcher and a set of sessions, on one thread that
+runs trio. Whoever has a byte stream to a peer gives it to `serve_peer`: the TLS listener in the
+product, a stream in memory in tests and in the simulation.
+
+Rules of this file. 1) No sockets, no TLS, no signals. 2) Everything that runs beside the sessions
+is a task of `run`. 3) Draining ends nobody's call before its time.
+
+Source. runtime.md, "Three roles, four kinds of process".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from .. import __version__
+from ..byte_stream import ByteStream
+from ..config import is_loopback
+from ..log import Log
+from ..outbox import Outbox
+from ..wire.errors import ErrorCode
+from .async_store import AsyncStore, watch_store
+from .dispatcher import Dispatcher
+from .grants import Grants
+from .limits import GatewayLimits
+from .registry import Registry
+from .session import Session, address_of
+from .state import GatewayState
+from .store import Store
+from .throttle import AuthThrottle
+
+_log = Log("gateway")
+
+HOUSEKEEPING_S = 1.0
+GOODBYE_S = 1.0
+"""Time that all goodbyes together have to leave."""
+BOOTS_MAX = 20_000
+"""Boots of node agents whose epochs are remembered: each node of a full registry, twice."""
+USED_EVERY_S = 60.0
+"""How often the last use of tokens is written down."""
+
+
+class Gateway:
+    """A running gateway. See the module.
+
+    Attributes:
+        state: Identity, store and folder.
+        store: Group commit over the store.
+        registry: Nodes and pools.
+        dispatcher: Calls.
+        sessions: Everybody who is connected, let in or not.
+        throttle: Slows down who keeps failing to log in.
+    """
+
+    def __init__(
+        self, state: GatewayState, limits: GatewayLimits | None = None, *, inline: bool = False
+    ) -> None:
+        """Make a gateway around an open state folder.
+
+        Args:
+            state: Closed by whoever opened it.
+            limits: Other limits than the usual ones.
+            inline: Write to the store on this thread: for the simulation.
+        """
+        self.state = state
+        self.limits = limits or GatewayLimits()
+        self.version = __version__
+        self.outbox = Outbox()
+        self.store = AsyncStore(state.store, inline=inline)
+        self.registry = Registry()
+        self.dispatcher = Dispatcher(self.registry, Grants(state.grant_key), self.limits)
+        self.throttle = AuthThrottle()
+        self.sessions: set[Session] = set()
+        self._nodes: dict[str, Session] = {}
+        self._boots: dict[tuple[str, bytes], int] = {}
+        self._greeting: dict[Session, str] = {}
+        self._empty = trio.Event()
+        self._started_at = trio.current_time()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the gateway going until cancelled."""
+        async with self.store, trio.open_nursery() as nursery:
+            nursery.start_soon(self.dispatcher.timers.run, self._batch)
+            nursery.start_soon(watch_store, self.state.store, self._recheck)
+            nursery.start_soon(self._keep_house)
+            task_status.started()
+
+    def _batch(self, fn: Callable[[], None]) -> None:
+        self.outbox.begin()
+        try:
+            fn()
+        finally:
+            self.outbox.end()
+
+    async def _keep_house(self) -> None:
+        used_at = trio.current_time()
+        while True:
+            await trio.sleep(HOUSEKEEPING_S)
+            now = trio.current_time()
+            self._batch(lambda: self.dispatcher.housekeeping(trio.current_time()))
+            self.registry.forget_old(now)
+            self._expire_sessions()
+            if now - used_at >= USED_EVERY_S:
+                used_at = now
+                await self.store.write(Store.mark_used, self.state.store.take_used())
+
+    # ---- peers ---------------------------------------------------------------------------------
+
+    async def serve_peer(self, stream: ByteStream) -> None:
+        """Serve one peer until its link ends."""
+        address = address_of(stream.peer)
+        if not self._may_greet(address):
+            _log.warning("refused", peer=address, cause="too many connections not logged in")
+            await stream.aclose()
+            return
+        session = Session(self, stream)
+        self.sessions.add(session)
+        self._greeting[session] = address
+        try:
+            await session.run()
+        finally:
+            self.gone(session)
+
+    def _may_greet(self, address: str) -> bool:
+        greeting = self._greeting
+        if len(greeting) >= self.limits.preauth_max:
+            return False
+        if is_loopback(address) or address in ("memory", ""):
+            return True
+        return sum(one == address for one in greeting.values()) < self.limits.preauth_peer_max
+
+    def admitted(self, session: Session) -> None:
+        """A session was let in."""
+        self._greeting.pop(session, None)
+        if session.node is not None:
+            self._nodes[session.node.node_id] = session
+
+    def gone(self, session: Session) -> None:
+        """A session is over; twice does no harm."""
+        self.sessions.discard(session)
+        if self.dispatcher.closing and not self.sessions:
+            self._empty.set()
+        self._greeting.pop(session, None)
+        for node_id in [name for name, one in self._nodes.items() if one is session]:
+            del self._nodes[node_id]
+
+    def node_session(self, node_id: str) -> Session | None:
+        """Return the live session of a node."""
+        return self._nodes.get(node_id)
+
+    def known_epoch(self, node_id: str, boot: bytes) -> int | None:
+        """Return the epoch of a boot of a node's agent that was here before."""
+        return self._boots.get((node_id, boot)) if boot else None
+
+    def remember_boot(self, node_id: str, boot: bytes, epoch: int) -> None:
+        """Keep the epoch of a boot, so that the same agent comes back under it."""
+        if boot:
+            for key in [key for key in self._boots if key[0] == node_id]:
+                del self._boots[key]
+            while len(self._boots) >= BOOTS_MAX:
+                del self._boots[next(iter(self._boots))]
+            self._boots[node_id, boot] = epoch
+
+    def _recheck(self) -> None:
+        """Tokens or nodes have changed: end the sessions of those who may not stay."""
+
+        def recheck_all() -> None:
+            for session in list(self.sessions):
+                session.recheck()
+
+        self._batch(recheck_all)
+
+    def _expire_sessions(self) -> None:
+        now = self.state.store.clock()
+        for session in list(self.sessions):
+            if session.welcomed:
+                expires_at = session.principal.expires_at
+                if expires_at is not None and expires_at <= now:
+                    session.recheck()
+
+    # ---- the end -------------------------------------------------------------------------------
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no new calls, let the running ones end for `grace_s`, then say goodbye to all."""
+        dispatcher = self.dispatcher
+        dispatcher.closing = True
+        for session in list(self.sessions):
+            session.link.drain("the gateway is stopping")
+        with trio.move_on_after(grace_s):
+            await dispatcher.wait_idle()
+        left = dispatcher.pending
+        if left:
+            _log.warning("stopping with calls that have no outcome", calls=left)
+        self._batch(self._say_goodbye)
+        if self.sessions:
+            with trio.move_on_after(GOODBYE_S):
+                await self._empty.wait()
+
+    def _say_goodbye(self) -> None:
+        for session in list(self.sessions):
+            session.link.close(ErrorCode.SHUTTING_DOWN, "the gateway is stopping")
+
+    # ---- what it looks like --------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Return the gauges of this gateway."""
+        welcomed = [session for session in self.sessions if session.welcomed]
+        nodes = [session for session in welcomed if session.node is not None]
+        dispatcher, statistics = self.dispatcher, trio.lowlevel.current_statistics()
+        return {
+            "gateway_id": self.state.gateway_id,
+            "version": self.version,
+            "uptime_s": trio.current_time() - self._started_at,
+            "port": self.state.port,
+            "connections": len(self.sessions),
+            "connected_clients": len(welcomed) - len(nodes),
+            "connected_nodes": len(nodes),
+            "functions": self.registry.offer_count(),
+            "streams": sum(session.link.streams_open for session in self.sessions),
+            "calls_pending": dispatcher.pending,
+            "calls_queued": dispatcher.placer.queued,
+            "calls_running": sum(len(r.running) for r in self.registry.nodes.values()),
+            "calls_total": dispatcher.calls_total,
+            "calls_failed_here": dispatcher.failures_total,
+            "bytes_buffered": dispatcher.bytes_buffered(),
+            "trio_tasks": statistics.tasks_living,
+            "draining": dispatcher.closing,
+        }

@@ -1,0 +1,85 @@
+"""Nodes and functions as everybody sees them: plain data, filtered by what the asker may see.
+
+Rules of this file. 1) Pure. 2) Nothing outside the asker's scopes is mentioned or counted.
+
+Source. api.md, "Facts", 6; features.md G5 and I2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..identity.role import Principal
+from .registry import NodeRecord, Offer, Registry, sees_node, visible
+from .routing import denial
+
+
+def node_info(record: NodeRecord, principal: Principal | None) -> dict[str, Any]:
+    """Return what a principal may know of a node; None is the gateway's own process."""
+    link = record.link
+    rtt_s = None if link is None else link.rtt_s
+    return {
+        "node_id": record.node_id,
+        "capabilities": record.capabilities,
+        "labels": list(record.labels),
+        "functions": [
+            offer.name
+            for offer in record.offers.values()
+            if principal is None or visible(offer, principal)
+        ],
+        "in_flight": len(record.running),
+        "slots": sum(group.slots for group in record.groups.values()),
+        "health": record.health,
+        "rtt_ms": None if rtt_s is None else round(rtt_s * 1000.0, 3),
+        "owner": record.owner,
+        "since": record.since,
+        "sample": dict(record.sample),
+        **{key: value for key, value in record.facts.items() if key in ("version", "platform")},
+    }
+
+
+def function_info(offer: Offer, principal: Principal | None) -> dict[str, Any]:
+    """Return what a principal may know of a function on a node."""
+    entry = offer.entry
+    return {
+        **entry.facts,
+        "node_id": offer.record.node_id,
+        "function_name": offer.name,
+        "path": offer.path,
+        "description": entry.description,
+        "signature": entry.signature,
+        "parameters": entry.facts.get("parameters", []),
+        "stream": entry.stream,
+        "timeout_s": entry.timeout_s,
+        "idempotent": entry.idempotent,
+        "auth_required": entry.auth_required,
+        "access_level": entry.access_level,
+        "callable": principal is None or denial(principal, offer) is None,
+        "owner": offer.record.owner,
+        "registered_at": offer.registered_at,
+        "health_status": offer.record.health,
+    }
+
+
+def nodes(registry: Registry, principal: Principal | None) -> list[dict[str, Any]]:
+    """Return the nodes that a principal may see, by id."""
+    return [
+        node_info(record, principal)
+        for _, record in sorted(registry.nodes.items())
+        if principal is None or sees_node(record, principal)
+    ]
+
+
+def functions(
+    registry: Registry, principal: Principal | None, node_id: str | None = None,
+    name: str | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return the functions that a principal may see, by node and name."""
+    return [
+        function_info(offer, principal)
+        for _, record in sorted(registry.nodes.items())
+        if node_id is None or record.node_id == node_id
+        for _, offer in sorted(record.offers.items())
+        if (name is None or offer.name == name)
+        and (principal is None or visible(offer, principal))
+    ]

@@ -1,0 +1,442 @@
+"""The life of calls: admitted, placed, relayed, and settled with exactly one outcome.
+
+Theory. Everything that can happen to a call comes here: from its caller (the call itself, cancel,
+reset, goodbye, silence), from its node (started, refused, outcome, loss) and from the clock
+(deadline, grace). What is legal stands in the table of `calls.py`; what follows from it stands
+here. Between its placement and its outcome a call is relayed verbatim and nobody looks at it.
+
+Rules of this file. 1) `_settle` and `outcome` are the only places where a call gets its outcome.
+2) `may_have_run` follows from the state that was left, never from a guess. 3) A stream of a caller
+is released once: when the work is gone, or when the outcome was settled without it. 4) On the way
+of an ordinary call there is no task, no channel, no cancel scope, and no decoding of its result.
+
+Source. promises.md section 3; decisions.md 7 to 15.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..errors import EasyRemoteError
+from ..identity.role import Principal
+from ..log import Log
+from ..wire.errors import ErrorCode
+from ..wire.message import FLAG_STREAM, Call, Failure, Kind, Result, decode, encode
+from .callers import Caller
+from .calls import MAY_HAVE_RUN, CallInput, CallState, GatewayCall
+from .grants import Grants
+from .limits import GatewayLimits
+from .parking import Parking
+from .placing import Placer
+from .registry import Registry
+from .routing import Refused, check_codec, route
+from .timers import Timers
+
+if TYPE_CHECKING:
+    from ..stream import Stream
+    from .session import Session
+
+_log = Log("gateway")
+
+INTERRUPT, KILL = 1, 2
+"""Strengths of a cancel that the gateway sends by itself."""
+GRACE_MS = 5000
+GRACE_MS_MAX = 3_600_000
+REFUSALS = frozenset({ErrorCode.OVERLOADED, ErrorCode.SHUTTING_DOWN})
+"""Codes by which a node gives a call back that never began."""
+FORWARDED_OPTIONS = frozenset({"capability"})
+"""Call options that the gateway acts on."""
+
+
+class Dispatcher:
+    """All calls of a gateway.
+
+    Attributes:
+        closing: No new call is taken: the gateway drains.
+        calls_total: Calls that were admitted since the start.
+        failures_total: Calls that the gateway itself had to settle.
+    """
+
+    def __init__(self, registry: Registry, grants: Grants, limits: GatewayLimits) -> None:
+        self.registry = registry
+        self.limits = limits
+        self.placer = Placer(grants, limits, self._expire)
+        self.timers = Timers(self.on_time)
+        self.parking = Parking(limits)
+        self.callers: dict[str, Caller] = {}
+        self.closing = False
+        self.calls_total = 0
+        self.failures_total = 0
+        self._ignored_options: set[str] = set()
+        self._idle = trio.Event()
+
+    def caller(self, user: str) -> Caller:
+        """Return what is kept about a user's calls."""
+        found = self.callers.get(user)
+        if found is None:
+            found = self.callers[user] = Caller(user)
+        return found
+
+    @property
+    def pending(self) -> int:
+        """Calls that have no outcome yet."""
+        return sum(len(caller.calls) for caller in self.callers.values())
+
+    async def wait_idle(self) -> None:
+        """Wait until no call is without an outcome; only while `closing`."""
+        assert self.closing
+        if self.pending:
+            await self._idle.wait()
+
+    def bytes_buffered(self) -> int:
+        """Return how many bytes of calls are in our memory: held, or not yet taken by a link."""
+        known = {call for caller in self.callers.values() for call in caller.calls.values()}
+        for record in self.registry.nodes.values():
+            known.update(record.running.values())
+        return sum(call.holds_bytes for call in known)
+
+    # ---- a call comes ------------------------------------------------------------------------
+
+    def submit(
+        self, session: Session, up: Stream, payload: bytes, more: bool, end: bool
+    ) -> GatewayCall:
+        """Take a call that a peer opened a stream for; return the handler of that stream.
+
+        Raises:
+            CodecError: It is no call; the link must end.
+        """
+        message = decode(Call, payload)
+        call = GatewayCall(self, message, up, more, end)
+        try:
+            return self._admit(session, call)
+        except Refused as refused:
+            self._reject(call, refused)
+            return call
+
+    def _admit(self, session: Session, call: GatewayCall) -> GatewayCall:
+        message = call.message
+        now = session.link.connection.now
+        if self.closing:
+            raise Refused(
+                ErrorCode.SHUTTING_DOWN, "the gateway is stopping; try again shortly",
+                retry_after_s=5.0,
+            )  # fmt: skip
+        if message.deadline_ms is not None:
+            call.deadline = now + message.deadline_ms / 1000.0
+        if session.node is not None or message.ticket:
+            self._delegate(session, call)
+        else:
+            call.principal = session.principal
+            call.caller = session.caller
+        principal = call.principal
+        existing = call.caller.calls.get(message.call_id)
+        if existing is not None:
+            return self._attach(existing, call)
+        if call.caller.was_over(message.call_id):
+            raise Refused(
+                ErrorCode.GATEWAY_LOST, "this call has ended and its outcome is no longer kept",
+                may_have_run=True,
+            )  # fmt: skip
+        check_codec(principal, message.codec)
+        if message.options:
+            self._name_ignored(message)
+        pool = route(self.registry, principal, message)
+        if call.deadline is not None and call.deadline <= now:
+            call.step(CallInput.EXPIRE)
+            self._answer_rejected(call, ErrorCode.DEADLINE, "the deadline passed before the call")
+            return call
+        self.placer.place(call, pool)
+        call.caller.calls[message.call_id] = call
+        self.calls_total += 1
+        if call.parent is not None:
+            self.placer.lend(call.parent)
+        if call.deadline is not None:
+            self.timers.at(call.deadline, call, CallInput.EXPIRE)
+        assert call.up is not None
+        call.up.accept()
+        return call
+
+    def _delegate(self, session: Session, call: GatewayCall) -> None:
+        """Take principal and deadline over from the running call that makes this one."""
+        record = session.node
+        parent = None if record is None else record.running.get(call.message.ticket)
+        if parent is None or parent.state is CallState.SETTLED:
+            raise Refused(
+                ErrorCode.FORBIDDEN,
+                "the ticket of this nested call names no call that runs on this node now",
+            )
+        call.parent = parent
+        call.depth = parent.depth + 1
+        call.principal = parent.principal
+        call.caller = parent.caller
+        if call.depth > self.limits.depth_max:
+            raise Refused(
+                ErrorCode.OVERLOADED,
+                f"calls are nested more than {self.limits.depth_max} deep",
+            )
+        if parent.deadline is not None:
+            own = call.deadline
+            call.deadline = parent.deadline if own is None else min(own, parent.deadline)
+
+    def _attach(self, existing: GatewayCall, call: GatewayCall) -> GatewayCall:
+        """A call was submitted again: its caller lost the link, and not the wish."""
+        mine, theirs = existing.message, call.message
+        same = mine.function == theirs.function and mine.body == theirs.body
+        if not same or mine.segments != theirs.segments or mine.node_ids != theirs.node_ids:
+            raise Refused(
+                ErrorCode.BAD_ARGUMENT, "this call id belongs to another call of yours"
+            )
+        if existing.up is not None:
+            raise Refused(ErrorCode.BAD_ARGUMENT, "this call id is in use on another stream")
+        if mine.flags & FLAG_STREAM:
+            raise Refused(
+                ErrorCode.GATEWAY_LOST, "items of this stream were lost with the old link",
+                may_have_run=True,
+            )  # fmt: skip
+        assert call.up is not None
+        up, call.up = call.up, None
+        self.parking.leave(existing)
+        existing.opened_on = up
+        existing.attach_up(up)
+        if existing.state is CallState.SETTLED and existing.offer is None:
+            self._over(existing)
+        else:
+            up.accept()
+        return existing
+
+    def _name_ignored(self, message: Call) -> None:
+        for name in message.options:
+            if name not in FORWARDED_OPTIONS and name not in self._ignored_options:
+                if len(self._ignored_options) < 256:
+                    self._ignored_options.add(name)
+                    _log.info("a call option has no effect at this gateway yet", option=name)
+
+    def _reject(self, call: GatewayCall, refused: Refused) -> None:
+        call.step(CallInput.REJECT)
+        self._answer_rejected(
+            call, refused.code, refused.reason, refused.may_have_run,
+            refused.retry_after_s, refused.detail,
+        )  # fmt: skip
+
+    def _answer_rejected(
+        self, call: GatewayCall, code: ErrorCode, reason: str, may_have_run: bool = False,
+        retry_after_s: float | None = None, detail: dict[str, object] | None = None,
+    ) -> None:  # fmt: skip
+        assert call.up is not None
+        call.mute()
+        failure = Failure(int(code), reason, may_have_run, retry_after_s, detail or {})
+        call.up.send(failure, end=True)
+        self._release(call)
+
+    # ---- what the node says ------------------------------------------------------------------
+
+    def outcome(self, call: GatewayCall, kind: int, payload: bytes) -> bool:
+        """Take the outcome that a node sent; True if it is kept from the caller."""
+        assert call.offer is not None
+        if kind == Kind.RESULT:
+            group = call.offer.group
+            if group.wants_sample():
+                group.learn(decode(Result, payload).seconds)
+        elif call.state is CallState.DISPATCHED and self._given_back(call, payload):
+            return True
+        call.step(CallInput.OUTCOME)
+        return False
+
+    def _given_back(self, call: GatewayCall, payload: bytes) -> bool:
+        """Place a call again that its node refused before it began; False if that cannot be."""
+        failure = decode(Failure, payload)
+        offer = call.offer
+        assert offer is not None
+        if failure.maybe_executed or failure.code not in REFUSALS or not call.can_be_sent_again:
+            return False
+        if call.attempt >= self.limits.attempts_max:
+            return False
+        refused_by = call.refused_by | {offer.record.node_id}
+        try:
+            pool = route(self.registry, call.principal, call.message)
+        except Refused:
+            return False
+        if not any(group.node.node_id not in refused_by for group in pool.places):
+            return False
+        call.refused_by = refused_by
+        call.detach_down()
+        call.step(CallInput.REFUSE)
+        self.placer.free(call)
+        self.placer.place_again(call, pool)
+        return True
+
+    def work_gone(self, call: GatewayCall) -> None:
+        """A node has said its last word on a call: the place is free."""
+        if call.state is not CallState.SETTLED:
+            call.step(CallInput.OUTCOME)
+        if not call.over:
+            self._over(call)
+        if call.offer is not None:
+            self.placer.free(call)
+
+    def node_gone(self, call: GatewayCall, reason: str, error: EasyRemoteError | None) -> None:
+        """A node was lost with a call, or gave its stream up."""
+        offer = call.offer
+        assert offer is not None
+        node_id = offer.record.node_id
+        if call.state is CallState.SETTLED:
+            if not call.over:
+                if call.up is not None:
+                    call.up.reset(ErrorCode.NODE_LOST, f"{node_id} was lost inside its answer")
+                self._over(call)
+        elif error is not None:
+            why = f"node {node_id} was lost before it answered: {reason}"
+            self._settle(call, CallInput.LOSE, ErrorCode.NODE_LOST, why)
+        else:
+            why = f"node {node_id} gave the call up: {reason}"
+            self._settle(call, CallInput.LOSE, ErrorCode.NODE_LOST, why)
+        self.placer.free(call)
+
+    # ---- what the caller does ----------------------------------------------------------------
+
+    def cancel(self, call: GatewayCall, strength: int, grace_ms: int) -> None:
+        """The caller wants a call stopped."""
+        if call.state is CallState.QUEUED:
+            self._settle(call, CallInput.CANCEL, ErrorCode.CANCELLED, "cancelled while it waited")
+        elif call.can(CallInput.CANCEL):
+            self._cancel(call, min(max(strength, 0), KILL), min(grace_ms, GRACE_MS_MAX))
+
+    def caller_gone(self, call: GatewayCall, for_good: bool) -> None:
+        """A caller gave its stream up or said goodbye (`for_good`), or lost its link."""
+        if call.over:
+            return
+        whole = call.up_ended and not call.up_mid
+        goes_on = whole and not call.down_mid and call.state is not CallState.SETTLED
+        if not goes_on or (for_good and not call.detached):
+            self.drop(call)
+            return
+        call.detach_up()
+        call.opened_on = None
+        self.parking.away(call, trio.current_time())
+
+    def drop(self, call: GatewayCall) -> None:
+        """Nobody wants the outcome of a call any more: stop its work and forget it."""
+        incomplete = call.up_mid or not call.up_ended
+        call.wanted = False
+        self.parking.leave(call)
+        call.mute()
+        call.up = None
+        if call.state is CallState.QUEUED:
+            call.step(CallInput.CANCEL)
+            self.placer.leave(call)
+            self._over(call)
+        elif call.down is None or call.down_ended:
+            self._over(call)
+        elif incomplete or call.down_mid or call.state is CallState.SETTLED:
+            call.down.reset(ErrorCode.CANCELLED, "the caller is gone")
+            call.down_ended = True
+            self.work_gone(call)
+        else:
+            self._cancel(call, INTERRUPT, GRACE_MS)
+
+    def _cancel(self, call: GatewayCall, strength: int, grace_ms: int) -> None:
+        """Ask the node to stop, and see that there is an outcome in time."""
+        call.step(CallInput.CANCEL)
+        assert call.down is not None
+        call.down.cancel(strength, grace_ms)
+        when = trio.current_time() + grace_ms / 1000.0 + self.limits.cancel_slack_s
+        self.timers.at(when, call, CallInput.GIVE_UP)
+
+    def refuse_pickle(self, call: GatewayCall) -> None:
+        """A caller that may not ship pickles has put one into a stream."""
+        self._settle(
+            call, CallInput.REJECT, ErrorCode.UNSUPPORTED_CODEC,
+            f"a {call.principal.role.value} may stream plain data and arrays only",
+        )  # fmt: skip
+
+    # ---- time --------------------------------------------------------------------------------
+
+    def on_time(self, call: GatewayCall, what: CallInput) -> None:
+        """A timer of a call that is not settled has run out."""
+        if what is CallInput.EXPIRE:
+            self._expire(call)
+        elif what is CallInput.GIVE_UP:
+            if call.state is CallState.CANCELLING:
+                why = "the body did not stop within the grace of the cancel"
+                self._settle(call, what, ErrorCode.CANCELLED, why)
+
+    def _expire(self, call: GatewayCall) -> None:
+        self._settle(call, CallInput.EXPIRE, ErrorCode.DEADLINE, "the deadline passed")
+
+    def housekeeping(self, now: float) -> None:
+        """Do what is due now and then: results that nobody fetched, calls that no node can run."""
+        for call in self.parking.expired(now):
+            self.drop(call)
+        for pool in self.registry.stranded():
+            since = pool.stranded_since
+            if since is None:
+                pool.stranded_since = now
+            elif now - since >= self.limits.offline_grace_s:
+                for call in pool.queue.calls():
+                    why = f"No healthy nodes for {pool.name}: every node that provides it is gone"
+                    self._settle(
+                        call, CallInput.LOSE, ErrorCode.NO_NODE, why,
+                        {"class": "NoHealthyNodesError"},
+                    )  # fmt: skip
+
+    # ---- the outcome -------------------------------------------------------------------------
+
+    def _settle(
+        self, call: GatewayCall, what: CallInput, code: ErrorCode, reason: str,
+        detail: dict[str, object] | None = None,
+    ) -> None:  # fmt: skip
+        """Give a call the outcome that the gateway decided; its node may still be working."""
+        before = call.step(what)
+        self.failures_total += 1
+        if before is CallState.QUEUED:
+            self.placer.leave(call)
+        failure = Failure(int(code), reason, MAY_HAVE_RUN[before], None, detail or {})
+        broken = call.down_mid
+        call.mute()
+        if not call.wanted:
+            pass
+        elif not broken:
+            call.say_up(Kind.FAILURE, encode(failure))
+        elif call.up is not None:
+            call.up.reset(code, reason)
+        if call.down is not None and not call.down_ended and what is not CallInput.LOSE:
+            if call.up_mid:
+                call.down.reset(code, reason)
+                call.down_ended = True
+                self.placer.free(call)
+            elif what is CallInput.EXPIRE:
+                call.down.cancel(INTERRUPT, GRACE_MS)
+            else:
+                call.down.cancel(KILL, 0)
+        self._over(call)
+
+    def _over(self, call: GatewayCall) -> None:
+        """A call has its outcome: forget it, unless it waits for its caller to come back."""
+        if call.holds_for_caller and self.parking.keep(call, trio.current_time()):
+            self._children_done(call)
+            return
+        call.over = True
+        if call in self.parking:
+            self.parking.leave(call)
+        call.caller.over(call.message.call_id)
+        self._children_done(call)
+        if call.deadline is not None:
+            self.timers.settled()
+        self._release(call)
+        if self.closing and not self.pending:
+            self._idle.set()
+
+    def _children_done(self, call: GatewayCall) -> None:
+        parent, call.parent = call.parent, None
+        if parent is not None:
+            self.placer.take_back(parent)
+
+    def _release(self, call: GatewayCall) -> None:
+        """Return the stream credit of the caller, once."""
+        stream = call.opened_on
+        if stream is not None:
+            call.opened_on = None
+            if stream.link.ready:
+                stream.release()

@@ -1,0 +1,55 @@
+"""Every limit of a gateway that is not one of the protocol, in one place, with its reason.
+
+Rules of this file. 1) The unit is in the name. 2) A test that needs a small world passes its own
+`GatewayLimits`; nothing reads a limit from anywhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..wire.settings import Settings
+
+
+def link_settings() -> Settings:
+    """Return what a gateway grants on each link.
+
+    A peer may have up to 1,024 calls at the gateway at once: enough to keep many nodes busy on a
+    long path, and few enough that a handful of clients of one user stays below `queued_user_max`.
+    A client holds back what exceeds it.
+    """
+    return Settings(streams_credit=256, streams_credit_max=1024)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayLimits:
+    """Limits of one gateway. Defaults fit a small server."""
+
+    link: Settings = field(default_factory=link_settings)
+    queued_max: int = 10_000
+    """Calls that wait for a node, over all callers; beyond it OVERLOADED."""
+    queued_user_max: int = 4096
+    """Calls of one user that wait: four clients with all the stream credit that they can have."""
+    preauth_max: int = 256
+    """Connections that have not shown who they are, over all addresses."""
+    preauth_peer_max: int = 16
+    """The same, of one address. The machine of the gateway itself may have `preauth_max`."""
+    client_grace_s: float = 120.0
+    """How long calls of a client that vanished without a goodbye go on."""
+    offline_grace_s: float = 30.0
+    """How long queued calls wait for a node to come back when none is left: two leases."""
+    cancel_slack_s: float = 2.0
+    """Time beyond the grace of a cancel in which its outcome must come."""
+    depth_max: int = 32
+    """Nested calls: how deep."""
+    attempts_max: int = 5
+    """How often a call is given to a node, as each one before gave it back unstarted."""
+    parked_bytes_max: int = 64 * 1024 * 1024
+    """Results that wait for callers that lost their link, over all of them."""
+    result_ttl_s: float = 600.0
+    """How long such a result waits."""
+    recheck_s: float = 2.0
+    """How often it is checked that the tokens of live links are still good."""
+    auth_failures_per_minute: int = 10
+    """Failed logins of one address before each further one is answered slowly."""
+    auth_delay_s: float = 1.0

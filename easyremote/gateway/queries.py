@@ -1,0 +1,274 @@
+"""Questions and orders by name: discovery, the state of a call, gauges, tokens.
+
+Theory. A query is one message that opens a stream and one reply that ends it. Which role may ask
+what is the closed table below, over the operations of `identity.role`; what is not in the table
+does not exist. Answers hold what the asker may see and nothing else.
+
+Rules of this file. 1) Every name is checked against the table before anything else is looked at.
+2) Arguments are checked for their types; a wrong one is the asker's error. 3) What waits for the
+disk runs as a task of the asker's own session.
+
+Source. promises.md 4.2, "Roles x operations".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EasyRemoteError
+from ..handlers import StreamHandler
+from ..identity.role import Operation, Principal, Role, Scopes
+from ..log import Log
+from ..wire.errors import ErrorCode
+from ..wire.message import Failure, Query, decode
+from . import describe
+from .bodies import send_reply
+from .calls import STATE_NAMES, GatewayCall
+from .records import EXPIRES_DEFAULT_S, parse_role
+from .routing import Refused, not_found, route
+from .store import Store
+
+if TYPE_CHECKING:
+    from ..stream import Stream
+    from .core import Gateway
+    from .session import Session
+
+_log = Log("gateway")
+
+Args = dict[str, Any]
+Sync = Callable[["Gateway", "Session", Args], Any]
+Async = Callable[["Gateway", "Session", Args], Awaitable[Any]]
+
+
+class QueryHandler(StreamHandler):
+    """One query that is being answered."""
+
+    def __init__(self, session: Session, stream: Stream, payload: bytes) -> None:
+        """Answer at once, or start the task that will."""
+        self._session = session
+        query = decode(Query, payload)
+        try:
+            operation = OPERATIONS.get(query.name)
+            if operation is None:
+                raise Refused(ErrorCode.NOT_FOUND, f"no query is called {query.name[:64]!r}")
+            if not session.principal.may(operation):
+                raise Refused(
+                    ErrorCode.FORBIDDEN,
+                    f"a {session.principal.role.value} may not ask for {query.name}",
+                )
+            sync = SYNC.get(query.name)
+            if sync is not None:
+                send_reply(stream, sync(session.gateway, session, query.args))
+                stream.release()
+                return
+        except Refused as refused:
+            _fail(stream, refused)
+            return
+        session.start(self._answer, stream, ASYNC[query.name], query.args)
+
+    async def _answer(self, stream: Stream, answer: Async, args: Args) -> None:
+        try:
+            value = await answer(self._session.gateway, self._session, args)
+        except Refused as refused:
+            _fail(stream, refused)
+            return
+        except EasyRemoteError as error:
+            _log.error("a query failed", exception=error)
+            _fail(stream, Refused(ErrorCode.INTERNAL, "the gateway's store failed; see its log"))
+            return
+        if stream.is_open:
+            send_reply(stream, value)
+        _release(stream)
+
+
+def _fail(stream: Stream, refused: Refused) -> None:
+    if stream.is_open:
+        failure = Failure(
+            int(refused.code), refused.reason, False, refused.retry_after_s, refused.detail
+        )
+        stream.send(failure, end=True)
+    _release(stream)
+
+
+def _release(stream: Stream) -> None:
+    if stream.link.ready:
+        stream.release()
+
+
+# ---- discovery -------------------------------------------------------------------------------
+
+
+def _nodes(gateway: Gateway, session: Session, args: Args) -> Any:
+    return describe.nodes(gateway.registry, session.principal)
+
+
+def _functions(gateway: Gateway, session: Session, args: Args) -> Any:
+    return describe.functions(
+        gateway.registry, session.principal, _text(args, "node_id", None), _text(args, "name", None)
+    )
+
+
+def _resolve(gateway: Gateway, session: Session, args: Args) -> Any:
+    """Return the function that a stub names: its signature, before the first call."""
+    name = _text(args, "function", "")
+    node_ids = args.get("node_ids")
+    if node_ids is None and "." in (name or ""):
+        node_id, _, name = (name or "").rpartition(".")
+        node_ids = [node_id]
+    if node_ids is not None and not (
+        type(node_ids) is list and all(type(one) is str for one in node_ids)
+    ):
+        raise Refused(ErrorCode.BAD_ARGUMENT, "node_ids is a list of node ids")
+    wanted = None
+    if node_ids is not None:
+        nodes = gateway.registry.named(node_ids, session.principal)
+        wanted = {record.node_id for record in nodes}
+    found = [
+        offer
+        for offer in gateway.registry.providers(name or "", session.principal)
+        if wanted is None or offer.record.node_id in wanted
+    ]
+    if not found:
+        raise not_found(gateway.registry, session.principal, name or "")
+    found.sort(key=lambda offer: (not offer.record.takes_calls, offer.record.node_id))
+    return describe.function_info(found[0], session.principal)
+
+
+def _call(gateway: Gateway, session: Session, args: Args) -> Any:
+    """Return where a call of the asker is; somebody else's is as unknown as none."""
+    call_id = args.get("call_id")
+    if type(call_id) is not bytes:
+        raise Refused(ErrorCode.BAD_ARGUMENT, "call_id is 16 bytes")
+    call = session.caller.calls.get(call_id)
+    if call is None:
+        raise Refused(ErrorCode.NOT_FOUND, "no call of yours has this id")
+    return _call_info(call)
+
+
+def _call_info(call: GatewayCall) -> dict[str, Any]:
+    position, eta_s = None, None
+    if call.queue is not None and call.pool is not None:
+        position = call.queue.position(call)
+        groups = call.pool.places
+        slots = sum(group.slots for group in groups)
+        means = [group.mean_s for group in groups if group.mean_s is not None]
+        if slots and means:
+            eta_s = (position + 1) * (sum(means) / len(means)) / slots
+    return {
+        "state": STATE_NAMES[call.state],
+        "queue_position": position,
+        "eta_s": eta_s,
+        "node_id": None if call.offer is None else call.offer.record.node_id,
+        "attempt": call.attempt,
+    }
+
+
+def _status(gateway: Gateway, session: Session, args: Args) -> Any:
+    return gateway.status()
+
+
+# ---- tokens ----------------------------------------------------------------------------------
+
+
+async def _token_create(gateway: Gateway, session: Session, args: Args) -> Any:
+    principal = session.principal
+    try:
+        role = parse_role(_text(args, "role", Role.GUEST.value) or "")
+        _check_rank(principal, role)
+        given = args.get("expires_s", EXPIRES_DEFAULT_S[role])
+        if given is not None and type(given) not in (int, float):
+            raise ValueError("expires_s is a number of seconds")
+        token = await gateway.store.write(
+            Store.create_token,
+            role,
+            _text(args, "user", principal.user) or "",
+            expires_s=given,
+            levels=_texts(args, "levels"),
+            node_id=_text(args, "node_id", None),
+            scopes=Scopes(tuple(_texts(args, "functions")), tuple(_texts(args, "nodes"))),
+            single_use=bool(args.get("single_use", False)),
+            shared=bool(args.get("shared", False)),
+            created_by=principal.user,
+            note=_text(args, "note", "") or "",
+        )
+    except ValueError as error:
+        raise Refused(ErrorCode.BAD_ARGUMENT, str(error)) from None
+    return {"id": token.id, "token": token.text(), "join": gateway.state.join_string(token)}
+
+
+def _token_list(gateway: Gateway, session: Session, args: Args) -> Any:
+    return [info.to_plain() for info in gateway.store.reader.list_tokens()]
+
+
+async def _token_revoke(gateway: Gateway, session: Session, args: Args) -> Any:
+    token_id = _text(args, "id", "") or ""
+    info = gateway.store.reader.token(token_id)
+    if info is None:
+        raise Refused(ErrorCode.NOT_FOUND, "no token has this id")
+    _check_rank(session.principal, info.role)
+    return await gateway.store.write(Store.revoke, token_id, session.principal.user)
+
+
+async def _node_forget(gateway: Gateway, session: Session, args: Args) -> Any:
+    node_id = _text(args, "node_id", "") or ""
+    return await gateway.store.write(Store.forget_node, node_id, session.principal.user)
+
+
+def _check_rank(principal: Principal, role: Role) -> None:
+    """Nobody makes or revokes a token that can do more than the asker itself."""
+    if role in (Role.OWNER, Role.OPERATOR) and principal.role is not Role.OWNER:
+        raise Refused(ErrorCode.FORBIDDEN, f"only an owner handles tokens of role {role.value}")
+
+
+def _audit_verify(gateway: Gateway, session: Session, args: Args) -> Any:
+    check = gateway.store.reader.verify_audit()
+    return {"good": check.good, "rows": check.rows, "first_bad": check.first_bad}
+
+
+# ---- arguments -------------------------------------------------------------------------------
+
+
+def _text(args: Args, key: str, default: str | None) -> str | None:
+    value = args.get(key, default)
+    if value is not None and type(value) is not str:
+        raise Refused(ErrorCode.BAD_ARGUMENT, f"{key} is text")
+    return value
+
+
+def _texts(args: Args, key: str) -> list[str]:
+    value = args.get(key) or []
+    if type(value) is not list or not all(type(one) is str for one in value):
+        raise Refused(ErrorCode.BAD_ARGUMENT, f"{key} is a list of texts")
+    return value
+
+
+OPERATIONS: dict[str, Operation] = {
+    "nodes": Operation.VIEW,
+    "functions": Operation.VIEW,
+    "resolve": Operation.VIEW,
+    "status": Operation.VIEW,
+    "call": Operation.CALL,
+    "token.create": Operation.OPERATE,
+    "token.list": Operation.OPERATE,
+    "token.revoke": Operation.OPERATE,
+    "node.forget": Operation.OPERATE,
+    "audit.verify": Operation.OPERATE,
+}
+"""What each query needs. A node of its own asks nothing; a function that asks is its caller."""
+
+SYNC: dict[str, Sync] = {
+    "nodes": _nodes,
+    "functions": _functions,
+    "resolve": _resolve,
+    "status": _status,
+    "call": _call,
+    "token.list": _token_list,
+    "audit.verify": _audit_verify,
+}
+
+ASYNC: dict[str, Async] = {
+    "token.create": _token_create,
+    "token.revoke": _token_revoke,
+    "node.forget": _node_forget,
+}

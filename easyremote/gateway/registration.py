@@ -1,0 +1,117 @@
+"""The registration stream of a node: what it offers, how that changes, how busy it is.
+
+Theory. A node opens one stream when it is let in and says what it offers; the gateway answers with
+the epoch and the lease. The stream stays open: updates replace or remove functions, pause or
+drain the node, and samples of telemetry come on it. What is refused is refused as a whole, and the
+node hears why.
+
+Rules of this file. 1) Nothing is taken over before all of it was checked (`offer.py`). 2) A newer
+registration stream of the same link replaces the older one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ..handlers import StreamHandler
+from ..log import Log
+from ..wire.errors import ErrorCode
+from ..wire.message import Failure, Kind, Register, Registered, Telemetry, Update, decode
+from .bodies import BodyReader
+from .offer import BadOffer, NodeOffer, read_offer
+
+if TYPE_CHECKING:
+    from ..stream import Stream
+    from .core import Gateway
+    from .registry import NodeRecord
+
+_log = Log("gateway")
+
+SAMPLE_VALUES_MAX = 64
+SAMPLE_KEY_CHARS_MAX = 64
+
+
+class RegistrationHandler(StreamHandler):
+    """One registration stream."""
+
+    def __init__(
+        self, gateway: Gateway, record: NodeRecord, stream: Stream, payload: bytes, more: bool
+    ) -> None:
+        """Take the registration that opened the stream, now or when its segment is here."""
+        self._gateway = gateway
+        self._record = record
+        self._stream = stream
+        self._announced = False
+        self._body = BodyReader(self._take)
+        message = decode(Register, payload)
+        self._body.begin(stream, message.info, message.segments, more)
+
+    def on_message(
+        self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
+    ) -> None:
+        """An update, or a sample."""
+        if kind == Kind.TELEMETRY:
+            self._sample(decode(Telemetry, payload).sample)
+        elif kind == Kind.UPDATE:
+            message = decode(Update, payload)
+            self._body.begin(stream, message.info, message.segments, more)
+
+    def on_filled(self, stream: Stream, end: bool) -> None:
+        """The segment of a large registration is here."""
+        self._body.filled()
+
+    def _take(self, value: Any) -> None:
+        try:
+            offer = read_offer(value)
+            self._check_scope(offer)
+        except BadOffer as error:
+            self._refuse(ErrorCode.BAD_ARGUMENT, str(error))
+            return
+        record, gateway = self._record, self._gateway
+        whole = not self._announced
+        gateway.registry.announce(record, offer, whole=whole)
+        if whole:
+            self._announced = True
+            _log.info(
+                "node registered", node_id=record.node_id, functions=len(record.offers),
+                user=record.owner,
+            )  # fmt: skip
+            self._stream.send(
+                Registered(
+                    {
+                        "node_id": record.node_id,
+                        "epoch": int.from_bytes(record.epoch, "big"),
+                        "lease_s": gateway.limits.link.lease_s,
+                        "owner": record.owner,
+                    }
+                )
+            )
+        gateway.dispatcher.placer.pump_node(record)
+
+    def _check_scope(self, offer: NodeOffer) -> None:
+        """Refuse functions that the node's token does not allow."""
+        record = self._record
+        for entry in offer.functions:
+            if not record.principal.may_register(entry.name, record.node_id):
+                raise BadOffer(
+                    f"the token of this node does not allow a function called {entry.name!r}; "
+                    "ask the gateway's operator for one that does"
+                )
+
+    def _refuse(self, code: ErrorCode, reason: str) -> None:
+        _log.warning("registration refused", node_id=self._record.node_id, reason=reason)
+        if self._stream.is_open:
+            self._stream.send(Failure(int(code), reason, False, None, {}), end=True)
+            self._stream.release()
+
+    def _sample(self, sample: dict[str, Any]) -> None:
+        """Keep what of a sample is a finite number under a short name."""
+        kept: dict[str, Any] = {}
+        for key, value in sample.items():
+            if len(kept) == SAMPLE_VALUES_MAX:
+                break
+            if type(value) in (int, float) and len(key) <= SAMPLE_KEY_CHARS_MAX:
+                if math.isfinite(value):
+                    kept[key] = value
+        self._record.sample = kept

@@ -1,0 +1,200 @@
+"""Where a call may run, or why nowhere: who calls, what it names, and what it may see.
+
+Theory. Three answers are kept apart. What the caller may not know of does not exist: the answer
+to a name outside its scopes is, to the letter, the answer to a name that nobody ever registered.
+What it may know of and not call is forbidden, and it is told which level is missing. What it may
+call and nobody can run now is unavailable, and it is told about each provider.
+
+Rules of this file. 1) Nothing changes here; a refusal is raised as `Refused`. 2) Suggestions are
+made of names that the caller may see.
+
+Source. decisions.md 14; features.md G10.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from ..identity.role import Operation, Principal
+from ..wire.errors import ErrorCode
+from ..wire.message import CODEC_PICKLE, Call
+from .capability import matches
+from .offer import FUNCTION_NAME
+from .registry import NodeRecord, Offer, Pool, Registry, sees_node, visible
+
+NAMED_NODES_MAX = 256
+"""Node ids and labels in one call."""
+
+
+class Refused(Exception):
+    """The gateway does not take a call; what is said to the caller.
+
+    Attributes:
+        code: The kind of error.
+        reason: One sentence that says what to do next.
+        detail: Plain data for `errors.from_wire`.
+    """
+
+    def __init__(
+        self, code: ErrorCode, reason: str, *, cls: str | None = None,
+        retry_after_s: float | None = None, may_have_run: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.detail: dict[str, Any] = {} if cls is None else {"class": cls}
+        self.retry_after_s = retry_after_s
+        self.may_have_run = may_have_run
+
+
+def check_codec(principal: Principal, codec: int) -> None:
+    """Refuse a pickle of a caller whose role may not ship any.
+
+    Raises:
+        Refused: Only plain data is taken from this caller.
+    """
+    if codec == CODEC_PICKLE and not principal.may(Operation.SHIP):
+        raise Refused(
+            ErrorCode.UNSUPPORTED_CODEC,
+            f"a {principal.role.value} may send plain data and arrays only; this argument needs a "
+            "pickle. Send plain data, or ask for a token of role member",
+        )
+
+
+def route(registry: Registry, principal: Principal, message: Call) -> Pool:
+    """Return the pool of places where a call may run.
+
+    Raises:
+        Refused: There is none; see the module.
+    """
+    if not principal.may(Operation.CALL):
+        raise Refused(
+            ErrorCode.FORBIDDEN, f"a token of role {principal.role.value} cannot call functions"
+        )
+    name, node_ids = message.function, message.node_ids
+    if node_ids is None and "." in name:
+        node_id, _, name = name.rpartition(".")
+        node_ids = [node_id]
+    wanted = message.options.get("capability") if message.options else None
+    if node_ids is not None:
+        pool = _named_pool(registry, principal, name, node_ids)
+    else:
+        found = registry.pool_by_name(name, principal)
+        if found is None:
+            raise not_found(registry, principal, name)
+        pool = found
+    if wanted is not None:
+        pool = _capable(registry, principal, pool, wanted)
+    if not pool.places or pool.guarded:
+        return _checked(registry, principal, pool)
+    return pool
+
+
+def _named_pool(
+    registry: Registry, principal: Principal, name: str, node_ids: list[str]
+) -> Pool:
+    if not 0 < len(node_ids) <= NAMED_NODES_MAX:
+        raise Refused(
+            ErrorCode.BAD_ARGUMENT, f"a call names 1 to {NAMED_NODES_MAX} nodes or labels"
+        )
+    nodes = registry.named(node_ids, principal)
+    if not nodes:
+        raise _no_node(registry, principal, node_ids)
+    able = [
+        node for node in nodes if name in node.offers and visible(node.offers[name], principal)
+    ]
+    if not able:
+        raise not_found(registry, principal, name, nodes)
+    return registry.pool_of_nodes(name, frozenset(node.node_id for node in able))
+
+
+def _capable(registry: Registry, principal: Principal, pool: Pool, wanted: Any) -> Pool:
+    offers = _offers(registry, principal, pool)
+    able = [
+        o for o in offers if matches(o.record.capabilities, o.record.labels + _tags(o), wanted)
+    ]
+    if not able:
+        shown = ", ".join(sorted(o.record.node_id for o in offers)[:5])
+        raise Refused(
+            ErrorCode.NO_NODE,
+            f"No node that provides {pool.name} has the capability {wanted!r}; "
+            f"providers without it: {shown}",
+            cls="NoCapableNodeError",
+        )
+    return registry.pool_of_nodes(pool.name, frozenset(o.record.node_id for o in able))
+
+
+def _tags(offer: Offer) -> list[str]:
+    tags = offer.entry.facts.get("tags")
+    return [tag for tag in tags if type(tag) is str] if type(tags) is list else []
+
+
+def _offers(registry: Registry, principal: Principal, pool: Pool) -> list[Offer]:
+    return [o for o in registry.providers(pool.name, principal) if pool.covers(o.record)]
+
+
+def _checked(registry: Registry, principal: Principal, pool: Pool) -> Pool:
+    """Return the part of a pool that the caller may call and that takes calls."""
+    offers = _offers(registry, principal, pool)
+    able = [offer for offer in offers if denial(principal, offer) is None]
+    if not able:
+        reason = denial(principal, offers[0])
+        assert reason is not None
+        raise Refused(ErrorCode.FORBIDDEN, reason)
+    if not any(offer.record.takes_calls for offer in able):
+        why = "; ".join(f"{o.record.node_id} is {o.record.health}" for o in able[:5])
+        raise Refused(
+            ErrorCode.NO_NODE, f"No healthy nodes for {pool.name}: {why}",
+            cls="NoHealthyNodesError", retry_after_s=5.0,
+        )  # fmt: skip
+    if len(able) == len(offers):
+        return pool
+    return registry.pool_of_nodes(pool.name, frozenset(o.record.node_id for o in able))
+
+
+def denial(principal: Principal, offer: Offer) -> str | None:
+    """Return why a principal may not call a function that it may see, or None."""
+    entry = offer.entry
+    if entry.access_level is not None and not principal.has_level(entry.access_level):
+        return (
+            f"{offer.path} needs the access level {entry.access_level!r}, which your token does "
+            "not carry; ask the gateway's operator for one that does"
+        )
+    if entry.auth_required and principal.shared:
+        return (
+            f"{offer.path} is for individual users; your token is shared by several people. "
+            "Ask the gateway's operator for a token of your own"
+        )
+    return None
+
+
+def not_found(
+    registry: Registry, principal: Principal, name: str, nodes: list[NodeRecord] | None = None
+) -> Refused:
+    """Return the refusal of a function that the caller cannot see, or that does not exist."""
+    if FUNCTION_NAME.fullmatch(name) is None:
+        return Refused(
+            ErrorCode.NOT_FOUND, "No such function: a name has letters, digits and underscores"
+        )
+    searched = registry.nodes.values() if nodes is None else nodes
+    known = {
+        offer.name
+        for record in searched
+        for offer in record.offers.values()
+        if visible(offer, principal)
+    }
+    close = difflib.get_close_matches(name, sorted(known), n=3)
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    where = "" if nodes is None else " on " + ", ".join(node.node_id for node in nodes[:3])
+    return Refused(ErrorCode.NOT_FOUND, f"No function {name!r} is registered{where}{hint}")
+
+
+def _no_node(registry: Registry, principal: Principal, node_ids: list[str]) -> Refused:
+    known = [r.node_id for r in registry.nodes.values() if sees_node(r, principal)]
+    named = ", ".join(repr(node_id[:128]) for node_id in node_ids[:3])
+    close = difflib.get_close_matches(node_ids[0][:128], known, n=3)
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    return Refused(
+        ErrorCode.NOT_FOUND, f"No node {named} is known{hint}", cls="NodeNotFoundError"
+    )

@@ -1,0 +1,319 @@
+"""One peer of the gateway: who it is, and what it may do on its link.
+
+Theory. A link begins with nobody. HELLO names a role and shows a credential; until that was found
+good nothing else is looked at, and every refusal is one short constant answer. From then on the
+session knows a principal. A client opens streams with calls and queries; a node opens one with
+its registration, and others for calls that its functions make, which are calls of whoever called
+the function.
+
+    CONNECTED --hello--> GREETED --good--> OPEN --drain, loss--> ENDED
+                            +-----refused------------------------->+
+
+A node id has one live session. The same agent that comes back on a new link takes its old one
+over at once; another boot of the same node is let in only when the old link has proved dead, so
+that two copies of a node cannot push each other out in turns.
+
+Rules of this file. 1) Handlers are synchronous; what waits (disk, throttle, the proof of death)
+runs in the session's own nursery. 2) The principal is asked for again whenever tokens changed.
+3) What a peer may not open ends its link.
+
+Source. promises.md 4.2, T9, T12; features.md N3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVarTuple
+
+import trio
+
+from ..errors import EasyRemoteError
+from ..handlers import LinkHandler, StreamHandler
+from ..identity.role import Operation, Principal
+from ..link import Link
+from ..log import Log
+from ..wire.errors import ErrorCode, RemoteProtocolError
+from ..wire.event import HelloReceived
+from ..wire.message import Kind
+from .callers import Caller
+from .offer import BadOffer, node_id
+from .queries import QueryHandler
+from .records import Refusal
+from .registration import RegistrationHandler
+from .registry import NodeRecord
+from .store import Store
+
+if TYPE_CHECKING:
+    from ..stream import Stream
+    from ..transport import ByteStream
+    from .core import Gateway
+
+_log = Log("gateway")
+Ts = TypeVarTuple("Ts")
+
+BOOT_BYTES_MAX = 64
+TASKS_MAX = 16
+"""Queries of one session that wait for the disk at once."""
+
+
+class Session(LinkHandler):
+    """One peer. See the module.
+
+    Attributes:
+        principal: Who it is; set when it was let in.
+        caller: What is kept about that user's calls.
+        node: The node that it is, or None for a client.
+        welcomed: It was let in and is not over.
+    """
+
+    principal: Principal
+    caller: Caller
+
+    def __init__(self, gateway: Gateway, stream: ByteStream) -> None:
+        self.gateway = gateway
+        self.link = Link(
+            stream, self, dialer=False, outbox=gateway.outbox, settings=gateway.limits.link
+        )
+        self.address = address_of(stream.peer)
+        self.node: NodeRecord | None = None
+        self.welcomed = False
+        self._hello: HelloReceived | None = None
+        self._said_hello = trio.Event()
+        self._lost = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._tasks = 0
+
+    async def run(self) -> None:
+        """Serve the peer until its link ends."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._greet)
+            await self.link.run()
+            nursery.cancel_scope.cancel()
+
+    def start(self, async_fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
+        """Run a task that ends with the session.
+
+        Raises:
+            RemoteProtocolError: The peer has too many of them.
+        """
+        assert self._nursery is not None
+        if self._tasks >= TASKS_MAX:
+            raise RemoteProtocolError(ErrorCode.ABUSE, "too many orders at once")
+        self._tasks += 1
+
+        async def task() -> None:
+            try:
+                await async_fn(*args)
+            finally:
+                self._tasks -= 1
+
+        self._nursery.start_soon(task)
+
+    # ---- who is it -----------------------------------------------------------------------------
+
+    def on_hello(self, link: Link, event: HelloReceived) -> None:
+        """A peer introduced itself: see in a task whether it may come in."""
+        self._hello = event
+        self._said_hello.set()
+
+    async def _greet(self) -> None:
+        await self._said_hello.wait()
+        hello, self._hello = self._hello, None
+        assert hello is not None
+        gateway = self.gateway
+        answer: Principal | Refusal
+        if gateway.dispatcher.closing:
+            answer = Refusal(ErrorCode.SHUTTING_DOWN, "the gateway is stopping", "stopping")
+        elif hello.role == "client":
+            answer = gateway.store.reader.authenticate(_text(hello.credential.get("token")))
+            if isinstance(answer, Principal) and not answer.may(Operation.VIEW):
+                answer = Refusal(
+                    ErrorCode.FORBIDDEN,
+                    f"a token of role {answer.role.value} is not for clients; ask for one of role "
+                    "member or guest",
+                    "role may not connect as a client",
+                    answer.token_id,
+                )
+        elif hello.role == "node":
+            answer = await self._authenticate_node(hello)
+        else:
+            answer = Refusal(ErrorCode.PROTOCOL, "a gateway takes clients and nodes", "role")
+        await self._pause()
+        if isinstance(answer, Refusal):
+            await self._refuse(answer)
+        elif hello.role == "node":
+            await self._welcome_node(hello, answer)
+        else:
+            self._welcome(answer, {})
+
+    async def _pause(self) -> None:
+        """Let an address that keeps failing wait, whatever the answer is."""
+        delay_s = self.gateway.throttle.delay_s(self.address, trio.current_time())
+        if delay_s:
+            await trio.sleep(delay_s)
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        _log.warning(
+            "refused", peer=self.address, cause=refusal.cause, token=refusal.token_id or "unknown"
+        )
+        self.link.close(refusal.code, refusal.reason)
+        if refusal.code is ErrorCode.SHUTTING_DOWN:
+            return
+        gateway, now = self.gateway, trio.current_time()
+        audited = not gateway.throttle.delay_s(self.address, now)
+        gateway.throttle.failed(self.address, now)
+        if audited:
+            said = {"cause": refusal.cause, "peer": self.address}
+            with trio.CancelScope(shield=True):
+                await gateway.store.write(
+                    Store.audit, "login_refused", refusal.token_id or "unknown", said
+                )
+
+    def _welcome(self, principal: Principal, info: dict[str, Any]) -> None:
+        if not self._still_greeting():
+            return
+        gateway = self.gateway
+        self.principal = principal
+        self.caller = gateway.dispatcher.caller(principal.user)
+        self.welcomed = True
+        gateway.admitted(self)
+        self.link.welcome(
+            {
+                "gateway_id": gateway.state.gateway_id,
+                "version": gateway.version,
+                "user": principal.user,
+                "role": principal.role.value,
+                "levels": sorted(principal.levels),
+                **info,
+            }
+        )
+
+    def _still_greeting(self) -> bool:
+        return not self._lost.is_set()
+
+    # ---- nodes ---------------------------------------------------------------------------------
+
+    async def _authenticate_node(self, hello: HelloReceived) -> Principal | Refusal:
+        credential = hello.credential
+        try:
+            claimed = node_id(credential.get("node_id"))
+        except BadOffer as error:
+            return Refusal(ErrorCode.BAD_ARGUMENT, str(error), "malformed node id")
+        secret = credential.get("secret")
+        if type(secret) is not bytes:
+            return Refusal(
+                ErrorCode.AUTH_REQUIRED, "a node shows its node secret", "no node secret"
+            )
+        token_text = _text(credential.get("token"))
+        store = self.gateway.store
+        answer = store.reader.check_node(claimed, secret, token_text)
+        if isinstance(answer, Principal) and answer.enrolment is None:
+            answer = await store.write(Store.enrol_node, claimed, secret, token_text)
+            if isinstance(answer, Principal):
+                _log.info("node enrolled", node_id=claimed, user=answer.user)
+        return answer
+
+    async def _welcome_node(self, hello: HelloReceived, principal: Principal) -> None:
+        """Take a node in once its id has no other live session."""
+        assert principal.node_id is not None
+        boot = hello.info.get("boot", b"")
+        boot = boot if type(boot) is bytes and len(boot) <= BOOT_BYTES_MAX else b""
+        gateway, name = self.gateway, principal.node_id
+        epoch = gateway.known_epoch(name, boot)
+        if epoch is None:
+            epoch = await gateway.store.write(Store.next_boot_epoch, name)
+        while (old := gateway.node_session(name)) is not None:
+            if boot and gateway.known_epoch(name, boot) is not None:
+                old.replaced()
+            elif await old.proves_alive():
+                await self._refuse(
+                    Refusal(
+                        ErrorCode.FORBIDDEN,
+                        f"a node with the id {name!r} is connected; stop it, or choose another id",
+                        "node id in use",
+                        principal.token_id,
+                    )
+                )
+                return
+            else:
+                old.replaced()
+        if not self._still_greeting():
+            return
+        record = gateway.registry.connect(name, principal, self.link, epoch.to_bytes(8, "big"))
+        if record is None:
+            self.link.close(ErrorCode.OVERLOADED, "the gateway knows too many nodes")
+            return
+        self.node = record
+        gateway.remember_boot(name, boot, epoch)
+        self._welcome(principal, {"node_id": name, "epoch": epoch})
+        _log.info("node connected", node_id=name, user=principal.user, peer=self.address)
+
+    def replaced(self) -> None:
+        """End this session at once: the same node has come back on another link."""
+        self.link.close(ErrorCode.NODE_LOST, "the node came back on another connection")
+
+    async def proves_alive(self) -> bool:
+        """Return whether the peer says anything within one ping; False if the link ended."""
+        connection = self.link.connection
+        heard_at = connection.heard_at
+        with trio.move_on_after(connection.settings.ping_every_s + 1.0):
+            await self._lost.wait()
+        return not self._lost.is_set() and connection.heard_at > heard_at
+
+    # ---- what it opens -------------------------------------------------------------------------
+
+    def on_open(
+        self, link: Link, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
+    ) -> StreamHandler:
+        """A call, a query or a registration."""
+        if kind == Kind.CALL:
+            return self.gateway.dispatcher.submit(self, stream, payload, more, end)
+        if kind == Kind.QUERY and self.node is None:
+            return QueryHandler(self, stream, payload)
+        if kind == Kind.REGISTER and self.node is not None:
+            return RegistrationHandler(self.gateway, self.node, stream, payload, more)
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, f"a stream of kind {kind} is not for you")
+
+    def on_stream_credit(self, link: Link) -> None:
+        """The peer takes more streams: calls that wait for it may go."""
+        if self.node is not None:
+            self.gateway.dispatcher.placer.pump_node(self.node)
+
+    def on_drain(self, link: Link, reason: str) -> None:
+        """A node takes no new calls; what it has goes on."""
+        if self.node is not None:
+            self.node.draining = True
+            self.gateway.registry.refresh(self.node)
+            _log.info("node drains", node_id=self.node.node_id, reason=reason)
+
+    # ---- its end -------------------------------------------------------------------------------
+
+    def recheck(self) -> None:
+        """Tokens have changed: end the session if its principal may not stay."""
+        if not self.welcomed:
+            return
+        refusal = self.gateway.store.reader.standing(self.principal)
+        if refusal is not None:
+            _log.warning("session ended", user=self.principal.user, cause=refusal.cause)
+            self.link.close(refusal.code, refusal.reason)
+
+    def on_lost(self, link: Link, error: EasyRemoteError | None) -> None:
+        """The link is over; its streams were told before."""
+        self._lost.set()
+        self.welcomed = False
+        record, self.node = self.node, None
+        if record is not None:
+            self.gateway.registry.disconnect(record, trio.current_time())
+            _log.info("node gone", node_id=record.node_id, reason=error or "goodbye")
+        self.gateway.gone(self)
+
+
+def address_of(peer: str) -> str:
+    """Return the address in `host:port`, which is what limits go by."""
+    host, colon, port = peer.rpartition(":")
+    return host if colon and port.isdigit() else peer
+
+
+def _text(value: Any) -> str:
+    return value if type(value) is str else ""
