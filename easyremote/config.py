@@ -89,7 +89,10 @@ def parse_address(text: str, default_port: int = PORT_DEFAULT) -> Address:
     Address(host='::1', port=9000)
     """
     if not isinstance(text, str):
-        raise ValueError(f"a gateway address is text, not {type(text).__name__}: {_ADDRESS_HELP}")
+        # One kind of error for every wrong address, as promised to users.
+        raise ValueError(  # noqa: TRY004
+            f"a gateway address is text, not {type(text).__name__}: {_ADDRESS_HELP}"
+        )
     if re.match(r"er1_\w", text.strip()):
         raise ValueError(
             "a join string was given where an address is expected: pass it as join=..., or set "
@@ -121,7 +124,7 @@ def _without_scheme(text: str) -> str:
     for scheme in ("https://", "er://"):
         if lowered.startswith(scheme):
             rest = text[len(scheme) :]
-            return rest[:-1] if rest.endswith("/") else rest
+            return rest.removesuffix("/")
     return text
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import trio
 
@@ -65,7 +65,7 @@ class AsyncStore:
         self._trio_token: trio.lowlevel.TrioToken | None = None
         self._open = False
 
-    async def __aenter__(self) -> AsyncStore:
+    async def __aenter__(self) -> Self:
         """Start the thread that writes."""
         assert not self._open
         await trio.lowlevel.checkpoint()
@@ -88,7 +88,8 @@ class AsyncStore:
         if thread is not None:
             self._queue.put(None)
             # Bounded: the thread ends after the batch it has, and the disk's busy timeout.
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope() as scope:
+                scope.shield = True
                 await trio.to_thread.run_sync(thread.join)
 
     async def write(
@@ -129,12 +130,11 @@ class AsyncStore:
                     stop = True
                     break
                 batch.append(write)
-            # The boundary of the thread: whatever goes wrong belongs to who waits.
             try:
                 if store is None:
                     store = Store(self.reader.path, clock=self.reader.clock)
                 _commit(store, batch)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the boundary of the thread
                 for write in batch:
                     write.error = write.error or error
             self._settle(batch)
@@ -169,7 +169,7 @@ def _commit(store: Store, batch: list[_Write]) -> None:
             try:
                 with store.transaction():
                     write.result = write.run(store)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - belongs to who waits for it
                 write.error = error
 
 

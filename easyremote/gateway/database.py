@@ -20,7 +20,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,7 +138,7 @@ class Database:
         self._connection.close()
 
     @contextmanager
-    def _door(self) -> Iterator[None]:
+    def _door(self) -> Generator[None]:
         """Turn what `sqlite3` raises into a `StoreError` that names the file."""
         try:
             yield
@@ -149,7 +149,7 @@ class Database:
             ) from error
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Generator[sqlite3.Connection]:
         """Do everything in the block or nothing; durable when the outermost block ends.
 
         Blocks nest: an inner one that fails undoes its own part only.

@@ -25,14 +25,16 @@ EXPIRES_DEFAULT_S: Mapping[Role, float | None] = {
     Role.OWNER: None,
 }
 """How long a token lasts where nobody says: an enrolment token one day, as those of kubeadm."""
+EXPIRES_MAX_S = 100 * 365 * DAY_S
 NAME_CHARS_MAX = 128
 LEVELS_MAX = 32
 NOTE_CHARS_MAX = 500
 
-TOKEN_COLUMNS = (
+COLUMNS = (
     "id, verifier, kind, role, user, node_id, scopes, levels, shared, created_at, expires_at, "
     "revoked_at, last_used_at, uses_left, created_by, note"
 )
+MARKS = ", ".join("?" * len(COLUMNS.split(",")))
 
 
 class Refusal(NamedTuple):
@@ -120,7 +122,7 @@ def parse_role(role: Role | str) -> Role:
 
 
 def token_info(row: Any) -> TokenInfo:
-    """Return the record of a row of `TOKEN_COLUMNS`."""
+    """Return the record of a row of `COLUMNS`."""
     return TokenInfo(
         id=row[0],
         kind=TokenKind(row[2]),
@@ -138,6 +140,51 @@ def token_info(row: Any) -> TokenInfo:
         created_by=row[14],
         note=row[15],
     )
+
+
+def token_row(info: TokenInfo, verifier: bytes) -> tuple[object, ...]:
+    """Return the row of `COLUMNS` of a record: what `token_info` reads."""
+    return (
+        info.id,
+        verifier,
+        info.kind.value,
+        info.role.value,
+        info.user,
+        info.node_id,
+        json.dumps(info.scopes.to_plain()),
+        json.dumps(sorted(info.levels)),
+        int(info.shared),
+        info.created_at,
+        info.expires_at,
+        info.revoked_at,
+        info.last_used_at,
+        info.uses_left,
+        info.created_by,
+        info.note,
+    )
+
+
+def check_token(info: TokenInfo) -> None:
+    """See that a new token makes sense.
+
+    Raises:
+        ValueError: A field is empty, too long, or does not fit the role.
+    """
+    check_name(info.user, "a user")
+    if info.role is not Role.NODE and (info.uses_left is not None or info.node_id is not None):
+        raise ValueError("only a token of role node is bound to a node id or to a single use")
+    if info.node_id is not None:
+        check_name(info.node_id, "a node id")
+    if info.expires_at is not None:
+        lasts_s = info.expires_at - info.created_at
+        if not 0 < lasts_s < EXPIRES_MAX_S:
+            raise ValueError("a token lasts more than 0 seconds and less than 100 years")
+    if len(info.levels) > LEVELS_MAX or len(info.note) > NOTE_CHARS_MAX:
+        raise ValueError(
+            f"a token has at most {LEVELS_MAX} levels and a note of {NOTE_CHARS_MAX} characters"
+        )
+    for level in info.levels:
+        check_name(level, "a level")
 
 
 def principal_of(info: TokenInfo) -> Principal:

@@ -19,9 +19,9 @@ import getpass
 import json
 import os
 import secrets
-import socket
 import sys
 from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,9 +29,6 @@ from ..config import (
     PORT_DEFAULT,
     environment_gateway,
     home,
-    is_loopback,
-    parse_address,
-    parse_ip,
     private_folder,
 )
 from ..errors import EasyRemoteError, NotConnectedError
@@ -42,7 +39,7 @@ from ..identity.certificate import (
     identity_of_files,
     open_server_identity,
 )
-from ..identity.join import HOSTS_MAX, JoinString
+from ..identity.join import JoinString
 from ..identity.private_file import create_private, read_private, write_private
 from ..identity.profile import (
     Profile,
@@ -53,6 +50,7 @@ from ..identity.profile import (
 )
 from ..identity.role import Principal, Role
 from ..identity.token import Token
+from .hosts import local_hosts, loopback_first, public_hosts
 from .records import DAY_S
 from .store import Store
 
@@ -119,23 +117,18 @@ class GatewayState:
             EasyRemoteError: Another gateway has the folder open, or a file in it is damaged.
         """
         folder = private_folder((state_dir or default_state_folder(port)).absolute())
-        lock = _take_lock(folder)
-        try:
-            named = _public_hosts(hosts) or local_hosts()
+        with ExitStack() as undo:
+            lock = _take_lock(folder)
+            undo.callback(_drop_lock, lock)
+            named = public_hosts(hosts) or local_hosts()
             if certificate_path is not None and key_path is not None:
                 identity = identity_of_files(certificate_path, key_path)
             else:
                 identity = open_server_identity(folder, named)
-            store = Store(folder / DATABASE_NAME)
-        except BaseException:
-            _drop_lock(lock)
-            raise
-        state = cls._around(folder, identity, store, named, port, lock)
-        try:
-            state._start(certificate_path)
-        except BaseException:
-            state.close()
-            raise
+            store = undo.enter_context(closing(Store(folder / DATABASE_NAME)))
+            state = cls._around(folder, identity, store, named, port, lock)
+            state.begin(certificate_path)
+            undo.pop_all()
         return state
 
     @classmethod
@@ -156,16 +149,15 @@ class GatewayState:
             raise NotConnectedError(
                 f"there is no gateway in {folder}. Make one with: easyremote gateway init"
             )
-        store = Store(database)
-        try:
+        with ExitStack() as undo:
+            store = undo.enter_context(closing(Store(database)))
             hosts = tuple(json.loads(store.get_meta("hosts") or "[]"))
-            port = int(store.get_meta("port") or 0)
+            known_port = int(store.get_meta("port") or 0)
             certificate_path = Path(store.get_meta("certificate_path") or folder / CERTIFICATE_NAME)
             identity = identity_of_files(certificate_path, folder / KEY_NAME)
-            return cls._around(folder, identity, store, hosts, port)
-        except BaseException:
-            store.close()
-            raise
+            state = cls._around(folder, identity, store, hosts, known_port)
+            undo.pop_all()
+        return state
 
     @classmethod
     def _around(
@@ -182,7 +174,7 @@ class GatewayState:
         gateway_id = store.get_meta("gateway_id") or ""
         return cls(folder, identity, store, hosts, port, gateway_id, grant_key, 0, owner, lock)
 
-    def _start(self, certificate_path: Path | None) -> None:
+    def begin(self, certificate_path: Path | None) -> None:
         """Write down this start, and see that the owner has a profile that works."""
         with self.store.transaction():
             if not self.gateway_id:
@@ -212,7 +204,7 @@ class GatewayState:
             )
             text = token.text()
         # Loopback first: a profile of this machine is for this machine.
-        hosts = tuple(dict.fromkeys((*_loopback_first(self.hosts), *self.hosts)))
+        hosts = tuple(dict.fromkeys((*loopback_first(self.hosts), *self.hosts)))
         profile = Profile(
             name=name,
             hosts=hosts,
@@ -317,36 +309,6 @@ def find_state_folder(port: int | None = None) -> Path:
     )
 
 
-def local_hosts() -> tuple[str, ...]:
-    """Return the names under which other machines may reach this one, best guess first.
-
-    Nothing is sent: the system only says which address it would use to leave this machine.
-    """
-    found: list[str] = []
-    # Addresses set aside for documentation: routed like any other, and nobody's.
-    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((target, 9))
-                host = str(probe.getsockname()[0])
-        except OSError:
-            continue
-        ip = parse_ip(host)
-        if ip is not None and not (ip.is_loopback or ip.is_unspecified or ip.is_link_local):
-            found.append(str(ip))
-    name = socket.gethostname().lower()
-    if "." in name and not is_loopback(name):
-        found.append(name)
-    return tuple(found) or ("127.0.0.1",)
-
-
-def _public_hosts(hosts: Iterable[str]) -> tuple[str, ...]:
-    """Return the hosts that were named, as join strings write them, without "all interfaces"."""
-    named = (host for host in hosts if host not in ("", "0.0.0.0", "::"))  # noqa: S104
-    written = (parse_address(f"[{host}]" if ":" in host else host).host for host in named)
-    return tuple(dict.fromkeys(written))[:HOSTS_MAX]
-
-
 def _read_joins(path: Path) -> dict[str, str]:
     """Return the tokens that were printed, by role; a damaged file is as good as none."""
     try:
@@ -354,11 +316,6 @@ def _read_joins(path: Path) -> dict[str, str]:
     except (FileNotFoundError, ValueError):
         return {}
     return {str(role): str(text) for role, text in kept.items()} if isinstance(kept, dict) else {}
-
-
-def _loopback_first(hosts: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the loopback addresses to try on this machine: those named, else 127.0.0.1."""
-    return tuple(host for host in hosts if is_loopback(host)) or ("127.0.0.1",)
 
 
 def _create_or_read(path: Path) -> bytes:

@@ -17,7 +17,6 @@ Source. promises.md of the design, sections 2.1, 2.2 and 4.2; RFC 5802 for the v
 
 from __future__ import annotations
 
-import json
 import secrets
 import sqlite3
 import time
@@ -29,14 +28,13 @@ from ..identity.token import SECRET_BYTES, Token, same_verifier, verifier_of
 from ..wire.errors import ErrorCode
 from .database import Database
 from .records import (
-    DAY_S,
-    LEVELS_MAX,
-    NOTE_CHARS_MAX,
-    TOKEN_COLUMNS,
+    COLUMNS,
+    MARKS,
     EnrolledNode,
     Refusal,
     TokenInfo,
     check_name,
+    check_token,
     parse_role,
     principal_of,
     principal_of_node,
@@ -45,6 +43,7 @@ from .records import (
     refuse_node_id,
     refuse_revoked,
     token_info,
+    token_row,
 )
 
 
@@ -86,7 +85,7 @@ class Store(Database):
             return False
         self._tokens = {
             row[0]: (token_info(row), row[1])
-            for row in self.rows(f"SELECT {TOKEN_COLUMNS} FROM tokens")  # noqa: S608
+            for row in self.rows(f"SELECT {COLUMNS} FROM tokens")  # noqa: S608
         }
         self._nodes = {
             row[1]: (EnrolledNode(row[1], row[3], row[4], row[0], row[5]), row[2])
@@ -126,60 +125,47 @@ class Store(Database):
 
         Args:
             role: What the bearer may do.
-            user: The principal, by which quotas and bills go.
+            user: The principal.
             expires_s: Seconds that it lasts, or None for ever; see `EXPIRES_DEFAULT_S`.
             levels: Access levels that the bearer holds.
-            node_id: The only node id that a node token can enrol.
+            node_id: The only node id that it can enrol.
             scopes: What narrows the role.
             single_use: A node token that enrols one node.
             shared: Several people use it, so it is no individual.
-            created_by: The principal that asked for it.
-            note: For people.
-
-        Returns:
-            The token; show it once.
+            created_by: Who asked for it; `note` is for people.
 
         Raises:
             ValueError: A field is empty, too long, or does not fit the role.
         """
-        role = parse_role(role)
-        if role is not Role.NODE and (single_use or node_id is not None):
-            raise ValueError("only a token of role node is bound to a node id or to a single use")
-        if expires_s is not None and not 0 < expires_s < 100 * 365 * DAY_S:
-            raise ValueError("a token lasts more than 0 seconds and less than 100 years")
-        held = sorted({check_name(level, "a level") for level in levels})
-        if len(held) > LEVELS_MAX or len(note) > NOTE_CHARS_MAX:
-            raise ValueError(f"a token has at most {LEVELS_MAX} levels and a short note")
-        check_name(user, "a user")
-        if node_id is not None:
-            check_name(node_id, "a node id")
-        narrowed = scopes or Scopes()
-        token = Token.new(KIND_OF_ROLE[role], self._random_bytes)
+        known = parse_role(role)
+        token = Token.new(KIND_OF_ROLE[known], self._random_bytes)
         now = self.clock()
+        info = TokenInfo(
+            id=token.id,
+            kind=token.kind,
+            role=known,
+            user=user,
+            node_id=node_id,
+            scopes=scopes or Scopes(),
+            levels=frozenset(levels),
+            shared=shared,
+            created_at=now,
+            expires_at=None if expires_s is None else now + expires_s,
+            revoked_at=None,
+            last_used_at=None,
+            uses_left=1 if single_use else None,
+            created_by=created_by,
+            note=note,
+        )
+        check_token(info)
         with self.transaction() as connection:
             self._touch()
             connection.execute(
-                f"INSERT INTO tokens ({TOKEN_COLUMNS}) VALUES "  # noqa: S608
-                "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, ?, ?, ?)",
-                (
-                    token.id,
-                    token.verifier(),
-                    token.kind.value,
-                    role.value,
-                    user,
-                    node_id,
-                    json.dumps(narrowed.to_plain()),
-                    json.dumps(held),
-                    int(shared),
-                    now,
-                    None if expires_s is None else now + expires_s,
-                    1 if single_use else None,
-                    created_by,
-                    note,
-                ),
+                f"INSERT INTO tokens ({COLUMNS}) VALUES ({MARKS})",  # noqa: S608
+                token_row(info, token.verifier()),
             )
-            said = {"token": token.id, "role": role.value, "user": user, "levels": held}
-            self.audit("token_created", created_by, said | {"node_id": node_id})
+            said = {"token": token.id, "role": known.value, "user": user, "node_id": node_id}
+            self.audit("token_created", created_by, said | {"levels": sorted(info.levels)})
         return token
 
     def token(self, token_id: str) -> TokenInfo | None:
@@ -377,7 +363,7 @@ class Store(Database):
             return principal_of_node(node_id, who.user, self._tokens[who.token_id][0], enrolment)
 
     def forget_node(self, node_id: str, by: str = "gateway") -> bool:
-        """Free a node id, so that another machine may enrol under it; return whether it was used."""
+        """Free a node id, so that another machine may enrol; return whether it was taken."""
         with self.transaction() as connection:
             done = connection.execute("DELETE FROM nodes WHERE node_id = ?", (node_id,)).rowcount
             if done:

@@ -17,9 +17,9 @@ _VALUES = {char: value for value, char in enumerate(ALPHABET)}
 
 
 def encode(data: bytes, chars: int | None = None) -> str:
-    """Return `data` as text of `chars` characters, or of as few as possible.
+    r"""Return `data` as text of `chars` characters, or of as few as possible.
 
-    >>> encode(b"\\xff", 4)
+    >>> encode(b"\xff", 4)
     '0047'
     """
     number = int.from_bytes(data, "big")

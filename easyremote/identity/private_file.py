@@ -50,12 +50,12 @@ def create_private(path: Path, data: bytes) -> bytes:
     try:
         # A link is made or fails, as a whole; a rename would replace the other one's file.
         os.link(aside, path)
-        _sync_folder(path.parent)
-        return data
     except FileExistsError:
         return read_private(path)
     finally:
         aside.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return data
 
 
 def read_private(path: Path) -> bytes:
