@@ -68,6 +68,16 @@ class TokenInfo:
     created_by: str
     note: str
 
+    def said(self) -> dict[str, Any]:
+        """Return what the audit says of a new token."""
+        return {
+            "token": self.id,
+            "role": self.role.value,
+            "user": self.user,
+            "node_id": self.node_id,
+            "levels": sorted(self.levels),
+        }
+
     def to_plain(self) -> dict[str, Any]:
         """Return the token as plain data, for lists and for the wire."""
         return {

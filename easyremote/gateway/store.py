@@ -132,7 +132,8 @@ class Store(Database):
             scopes: What narrows the role.
             single_use: A node token that enrols one node.
             shared: Several people use it, so it is no individual.
-            created_by: Who asked for it; `note` is for people.
+            created_by: The principal that asked for it.
+            note: For people.
 
         Raises:
             ValueError: A field is empty, too long, or does not fit the role.
@@ -164,8 +165,7 @@ class Store(Database):
                 f"INSERT INTO tokens ({COLUMNS}) VALUES ({MARKS})",  # noqa: S608
                 token_row(info, token.verifier()),
             )
-            said = {"token": token.id, "role": known.value, "user": user, "node_id": node_id}
-            self.audit("token_created", created_by, said | {"levels": sorted(info.levels)})
+            self.audit("token_created", created_by, info.said())
         return token
 
     def token(self, token_id: str) -> TokenInfo | None:
