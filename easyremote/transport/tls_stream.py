@@ -193,10 +193,16 @@ def server_context(
     Raises:
         OSError: A file cannot be read (`ssl.SSLError` if it does not hold what it should).
     """
+    context = bare_server_context(alpn)
+    context.load_cert_chain(certificate_path, key_path)
+    return context
+
+
+def bare_server_context(alpn: tuple[str, ...]) -> ssl.SSLContext:
+    """Return such a context without a certificate; load one before the first handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
-    context.load_cert_chain(certificate_path, key_path)
     context.set_alpn_protocols(list(alpn))
     return context
 
