@@ -1,0 +1,181 @@
+"""From `serve()` to the end of serving: what holds the worker and the agent of one node.
+
+Rules of this file. 1) Whoever serves learns why it ended: a goodbye is silent, a refusal is the
+exception that the gateway meant, a vanished agent is one sentence and a non-zero exit. 2) A child
+that `multiprocessing` spawned never serves: the script was written for its parent.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Protocol
+
+from ..errors import EasyRemoteError, GatewayUnreachableError, LinkLostError
+from ..log import Log
+from .worker import Worker, end_process_if_stuck
+
+_log = Log("node")
+
+READY_WAIT_S = 10.0
+"""How long `serve(blocking=False)` waits for the gateway before it goes on without it."""
+STOP_S = 35.0
+"""How long a stop waits for running calls: the drain of 30 s and what surrounds it."""
+
+
+class Agent(Protocol):
+    """The network process beside the worker."""
+
+    pid: int
+
+    def stop(self) -> None:
+        """Ask it to drain and end; returns at once."""
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for its end; False if the time was too short."""
+
+
+class ServeHandle:
+    """A node that serves in the background. As a context manager it stops at the end.
+
+    >>> with node.serve(blocking=False) as handle:  # doctest: +SKIP
+    ...     handle.wait_ready()
+    """
+
+    def __init__(self, node_id: str, worker: Worker | None, agent: Agent | None) -> None:
+        self._node_id = node_id
+        self._worker = worker
+        self._agent = agent
+        self._stopped = threading.Lock()
+
+    @property
+    def node_id(self) -> str:
+        """The id under which the node serves."""
+        return self._node_id
+
+    @property
+    def running(self) -> bool:
+        """Whether calls are served now."""
+        return self._worker is not None and not self._worker.ended
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that run or wait in this process."""
+        return 0 if self._worker is None else self._worker.in_flight
+
+    @property
+    def error(self) -> EasyRemoteError | None:
+        """Why serving ended, None while it goes on and after a stop."""
+        return None if self._worker is None else self._worker.error
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait until the gateway has taken the registration.
+
+        Returns:
+            False if that did not happen within `timeout` seconds.
+
+        Raises:
+            EasyRemoteError: Serving ended instead; the error says why.
+        """
+        if self._worker is None:
+            return True
+        ready = self._worker.wait_registered(timeout)
+        if self.error is not None:
+            raise self.error
+        return ready
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end of serving; False if it still goes on after `timeout` seconds."""
+        return self._worker is None or self._worker.wait_ended(timeout)
+
+    def stop(self, timeout: float = STOP_S) -> None:
+        """Take no new calls, let the running ones finish, and end. A second call does nothing."""
+        if self._worker is None or not self._stopped.acquire(blocking=False):
+            return
+        if self._agent is not None and not self._worker.ended:
+            self._agent.stop()
+        self._worker.wait_ended(timeout)
+        self._worker.close()
+        if self._agent is not None:
+            self._agent.wait(5.0)
+
+    def __enter__(self) -> ServeHandle:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "serving" if self.running else "ended"
+        return f"<ServeHandle {self._node_id} {state} in_flight={self.in_flight}>"
+
+
+def serve_in_foreground(worker: Worker, handle: ServeHandle) -> None:
+    """Run sync calls on this thread until serving ends.
+
+    Raises:
+        EasyRemoteError: The gateway or the agent refused the node.
+        SystemExit: The agent is gone: this process has no purpose any more.
+    """
+
+    def stop() -> None:
+        # The drain runs beside us: the main thread still has calls to finish.
+        threading.Thread(target=handle.stop, name="easyremote-stop", daemon=True).start()
+
+    watch = threading.Thread(
+        target=_watch, args=(worker, handle.node_id), name="easyremote-watch", daemon=True
+    )
+    watch.start()
+    worker.run_main(stop)
+    worker.wait_ended(5.0)
+    error = worker.error
+    handle.stop()
+    if isinstance(error, LinkLostError):
+        raise SystemExit(_lost_sentence(handle.node_id, error))
+    if error is not None:
+        raise error
+
+
+def _watch(worker: Worker, node_id: str) -> None:
+    """Make sure that the process ends after its agent is gone, whatever its bodies do."""
+    worker.wait_ended(None)
+    if isinstance(worker.error, LinkLostError):
+        end_process_if_stuck(worker, _lost_sentence(node_id, worker.error))
+
+
+def _lost_sentence(node_id: str, error: EasyRemoteError) -> str:
+    return f"easyremote: the agent of node {node_id} is gone ({error}); this process ends with it"
+
+
+def wait_until_ready(handle: ServeHandle, timeout_s: float) -> None:
+    """Wait for the gateway, and say so if it takes long: the node keeps trying by itself.
+
+    Raises:
+        EasyRemoteError: The gateway refused the node.
+    """
+    if not handle.wait_ready(timeout_s):
+        _log.warning(
+            "the gateway has not answered yet; the node goes on trying",
+            node_id=handle.node_id, waited_s=timeout_s,
+        )  # fmt: skip
+
+
+def must_be_ready(handle: ServeHandle, timeout_s: float) -> None:
+    """Wait for the gateway.
+
+    Raises:
+        GatewayUnreachableError: It did not answer in time.
+        EasyRemoteError: It refused the node.
+    """
+    if not handle.wait_ready(timeout_s):
+        raise GatewayUnreachableError(
+            f"the gateway did not take node {handle.node_id} within {timeout_s:g} s; "
+            "easyremote doctor says what is wrong"
+        )
+
+
