@@ -18,17 +18,16 @@ from typing import Any
 import trio
 
 from .. import __version__
-from ..byte_stream import ByteStream
-from ..config import is_loopback
 from ..log import Log
 from ..outbox import Outbox
+from ..transport import ByteStream
 from ..wire.errors import ErrorCode
 from .async_store import AsyncStore, watch_store
 from .dispatcher import Dispatcher
 from .grants import Grants
 from .limits import GatewayLimits
 from .registry import Registry
-from .session import Session, address_of
+from .session import Session
 from .state import GatewayState
 from .store import Store
 from .throttle import AuthThrottle
@@ -77,7 +76,6 @@ class Gateway:
         self.sessions: set[Session] = set()
         self._nodes: dict[str, Session] = {}
         self._boots: dict[tuple[str, bytes], int] = {}
-        self._greeting: dict[Session, str] = {}
         self._empty = trio.Event()
         self._started_at = trio.current_time()
 
@@ -110,32 +108,24 @@ class Gateway:
 
     # ---- peers ---------------------------------------------------------------------------------
 
-    async def serve_peer(self, stream: ByteStream) -> None:
-        """Serve one peer until its link ends."""
-        address = address_of(stream.peer)
-        if not self._may_greet(address):
-            _log.warning("refused", peer=address, cause="too many connections not logged in")
-            await stream.aclose()
-            return
-        session = Session(self, stream)
+    async def serve_peer(
+        self, stream: ByteStream, authenticated: Callable[[], None] = lambda: None
+    ) -> None:
+        """Serve one peer until its link ends.
+
+        Args:
+            stream: The connection to it.
+            authenticated: Called when it is known who the peer is.
+        """
+        session = Session(self, stream, authenticated)
         self.sessions.add(session)
-        self._greeting[session] = address
         try:
             await session.run()
         finally:
             self.gone(session)
 
-    def _may_greet(self, address: str) -> bool:
-        greeting = self._greeting
-        if len(greeting) >= self.limits.preauth_max:
-            return False
-        if is_loopback(address) or address in ("memory", ""):
-            return True
-        return sum(one == address for one in greeting.values()) < self.limits.preauth_peer_max
-
     def admitted(self, session: Session) -> None:
         """A session was let in."""
-        self._greeting.pop(session, None)
         if session.node is not None:
             self._nodes[session.node.node_id] = session
 
@@ -144,7 +134,6 @@ class Gateway:
         self.sessions.discard(session)
         if self.dispatcher.closing and not self.sessions:
             self._empty.set()
-        self._greeting.pop(session, None)
         for node_id in [name for name, one in self._nodes.items() if one is session]:
             del self._nodes[node_id]
 

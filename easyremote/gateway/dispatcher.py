@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..errors import EasyRemoteError
-from ..identity.role import Principal
 from ..log import Log
 from ..wire.errors import ErrorCode
 from ..wire.message import FLAG_STREAM, Call, Failure, Kind, Result, decode, encode
@@ -48,6 +47,8 @@ REFUSALS = frozenset({ErrorCode.OVERLOADED, ErrorCode.SHUTTING_DOWN})
 """Codes by which a node gives a call back that never began."""
 FORWARDED_OPTIONS = frozenset({"capability"})
 """Call options that the gateway acts on."""
+IGNORED_MAX = 256
+"""Names of other options that are named in the log, once each."""
 
 
 class Dispatcher:
@@ -208,10 +209,10 @@ class Dispatcher:
 
     def _name_ignored(self, message: Call) -> None:
         for name in message.options:
-            if name not in FORWARDED_OPTIONS and name not in self._ignored_options:
-                if len(self._ignored_options) < 256:
-                    self._ignored_options.add(name)
-                    _log.info("a call option has no effect at this gateway yet", option=name)
+            known = name in FORWARDED_OPTIONS or name in self._ignored_options
+            if not known and len(self._ignored_options) < IGNORED_MAX:
+                self._ignored_options.add(name)
+                _log.info("a call option has no effect at this gateway yet", option=name)
 
     def _reject(self, call: GatewayCall, refused: Refused) -> None:
         call.step(CallInput.REJECT)
@@ -357,10 +358,9 @@ class Dispatcher:
         """A timer of a call that is not settled has run out."""
         if what is CallInput.EXPIRE:
             self._expire(call)
-        elif what is CallInput.GIVE_UP:
-            if call.state is CallState.CANCELLING:
-                why = "the body did not stop within the grace of the cancel"
-                self._settle(call, what, ErrorCode.CANCELLED, why)
+        elif what is CallInput.GIVE_UP and call.state is CallState.CANCELLING:
+            why = "the body did not stop within the grace of the cancel"
+            self._settle(call, what, ErrorCode.CANCELLED, why)
 
     def _expire(self, call: GatewayCall) -> None:
         self._settle(call, CallInput.EXPIRE, ErrorCode.DEADLINE, "the deadline passed")

@@ -30,10 +30,6 @@ class GatewayLimits:
     """Calls that wait for a node, over all callers; beyond it OVERLOADED."""
     queued_user_max: int = 4096
     """Calls of one user that wait: four clients with all the stream credit that they can have."""
-    preauth_max: int = 256
-    """Connections that have not shown who they are, over all addresses."""
-    preauth_peer_max: int = 16
-    """The same, of one address. The machine of the gateway itself may have `preauth_max`."""
     client_grace_s: float = 120.0
     """How long calls of a client that vanished without a goodbye go on."""
     offline_grace_s: float = 30.0
@@ -48,8 +44,3 @@ class GatewayLimits:
     """Results that wait for callers that lost their link, over all of them."""
     result_ttl_s: float = 600.0
     """How long such a result waits."""
-    recheck_s: float = 2.0
-    """How often it is checked that the tokens of live links are still good."""
-    auth_failures_per_minute: int = 10
-    """Failed logins of one address before each further one is answered slowly."""
-    auth_delay_s: float = 1.0

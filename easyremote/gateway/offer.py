@@ -95,6 +95,7 @@ def read_offer(value: Any) -> NodeOffer:
     info = _dict(value, "a registration")
     entries = _list(info.get("functions"), "functions", FUNCTIONS_MAX)
     functions = [read_function(entry) for entry in entries]
+    removed = _list(info.get("removed"), "removed", FUNCTIONS_MAX)
     names = {entry.name for entry in functions}
     if len(names) != len(functions):
         raise BadOffer("a function name occurs twice; register it once, or with replace=True")
@@ -103,7 +104,7 @@ def read_offer(value: Any) -> NodeOffer:
         capabilities = plain(_dict(capabilities, "capabilities"), "capabilities")
     return NodeOffer(
         functions=functions,
-        removed=[function_name(one) for one in _list(info.get("removed"), "removed", FUNCTIONS_MAX)],
+        removed=[function_name(one) for one in removed],
         capabilities=capabilities,
         labels=_labels(info.get("labels"), "labels"),
         facts={key: plain(info[key], key) for key in _NODE_FACTS if key in info},

@@ -69,8 +69,11 @@ class Session(LinkHandler):
     principal: Principal
     caller: Caller
 
-    def __init__(self, gateway: Gateway, stream: ByteStream) -> None:
+    def __init__(
+        self, gateway: Gateway, stream: ByteStream, authenticated: Callable[[], None]
+    ) -> None:
         self.gateway = gateway
+        self._authenticated = authenticated
         self.link = Link(
             stream, self, dialer=False, outbox=gateway.outbox, settings=gateway.limits.link
         )
@@ -178,6 +181,7 @@ class Session(LinkHandler):
         self.caller = gateway.dispatcher.caller(principal.user)
         self.welcomed = True
         gateway.admitted(self)
+        self._authenticated()
         self.link.welcome(
             {
                 "gateway_id": gateway.state.gateway_id,
