@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import trio
@@ -199,7 +199,7 @@ class Link:
     async def _read_loop(self) -> None:
         while True:
             if self._receive_batch():
-                await self.stream.wait_receivable()
+                await self._wait(self.stream.wait_receivable)
             else:
                 await trio.lowlevel.checkpoint()
             if self._over:
@@ -215,8 +215,8 @@ class Link:
                 try:
                     size = receive(connection.receive_buffer())
                 except StreamBroken as broken:
-                    self._broken = str(broken)
-                    size = 0
+                    self._broke(broken)
+                    return True
                 if size is None:
                     return True
                 now = trio.current_time()
@@ -235,6 +235,18 @@ class Link:
             if connection.wants_write:
                 self.outbox.mark(self)
             self.outbox.end()
+
+    async def _wait(self, ready: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await ready()
+        except StreamBroken as broken:
+            self._broke(broken)
+
+    def _broke(self, broken: StreamBroken) -> None:
+        """The byte stream is gone."""
+        self._broken = str(broken)
+        self.connection.receive_eof(trio.current_time())
+        self._dispatch()
 
     def _dispatch(self) -> None:
         """Tell the handlers what happened, one event after the other."""
@@ -387,10 +399,8 @@ class Link:
                 else:
                     chunk[0] = memoryview(buffer)[sent:]
         except StreamBroken as broken:
-            self._broken = str(broken)
             chunk.clear()
-            self.connection.receive_eof(trio.current_time())
-            self._dispatch()
+            self._broke(broken)
             return -1
         return total
 
@@ -399,7 +409,7 @@ class Link:
             await self._writable.wait()
             self._writable = trio.Event()
             while self._full:
-                await self.stream.wait_sendable()
+                await self._wait(self.stream.wait_sendable)
                 self._full = False
                 self.outbox.begin()
                 try:
@@ -411,7 +421,7 @@ class Link:
         """Give the goodbye a chance."""
         while (self._full or self.connection.wants_write or self._chunk) and self._broken is None:
             if self._full:
-                await self.stream.wait_sendable()
+                await self._wait(self.stream.wait_sendable)
                 self._full = False
             self.flush()
             await trio.lowlevel.checkpoint()
