@@ -45,6 +45,7 @@ class CallLink(Protocol):
 
     def on_io_thread(self) -> bool:
         """Whether the caller runs on the io thread, where nothing may block."""
+        ...
 
 
 class SlotLender(Protocol):
@@ -52,6 +53,7 @@ class SlotLender(Protocol):
 
     def lend(self) -> AbstractContextManager[None]:
         """Give the slot away on entry; on exit, wait to have it back before going on."""
+        ...
 
 
 _injected: list[CallLink] = []
