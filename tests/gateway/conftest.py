@@ -16,6 +16,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-async def world(home: Path, tmp_path: Path, autojump_clock: object) -> AsyncIterator[World]:
+async def world(home: Path, tmp_path: Path) -> AsyncIterator[World]:
     async with open_world(tmp_path / "state") as opened:
         yield opened

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+import trio.testing
 
 from easyremote.errors import EasyRemoteError
 from easyremote.gateway.core import Gateway

@@ -1,0 +1,1 @@
+"""Tests of the scheduler: pure functions, so plain asserts and properties."""
