@@ -68,6 +68,22 @@ class Stream:
         link.connection.consumed(self.stream_id, size_bytes)
         link.outbox.mark(link)
 
+    def stored(self, size_bytes: int) -> None:
+        """Bytes received here are in memory that we account for: the link gets its credit.
+
+        The stream gets its own by `passed_on`. So one stream whose bytes go nowhere never uses
+        up the credit of its link.
+        """
+        link = self.link
+        link.connection.credit_connection(size_bytes)
+        link.outbox.mark(link)
+
+    def passed_on(self, size_bytes: int) -> None:
+        """Bytes that were `stored` have left our memory: the stream gets its credit."""
+        link = self.link
+        link.connection.consumed_on_stream(self.stream_id, size_bytes)
+        link.outbox.mark(link)
+
     @property
     def pending_bytes(self) -> int:
         """Bytes that wait for credit or their turn."""

@@ -367,14 +367,23 @@ class Connection:
         else:
             self.credit_connection(size_bytes)
 
+    def consumed_on_stream(self, stream_id: int, size_bytes: int) -> None:
+        """The same for bytes that `credit_connection` was told of when they came."""
+        record = self.streams.get(stream_id)
+        if record is not None:
+            self._credit_stream(record, size_bytes)
+
     def credit(self, record: StreamRecord, size_bytes: int) -> None:
         """Count bytes of a stream as consumed, and grant more when that is worth a frame."""
+        self._credit_stream(record, size_bytes)
+        self.credit_connection(size_bytes)
+
+    def _credit_stream(self, record: StreamRecord, size_bytes: int) -> None:
         rtt_s = self.rtt_s or 0.0
         wants_more = record.state is StreamState.OPEN or record.state is StreamState.ENDED_HERE
         inflow = self.inflow_of(record)
         if inflow.consume(size_bytes, self.now, rtt_s) and wants_more:
             self.out.control(greeting.credit_frame(record.stream_id, inflow.granted))
-        self.credit_connection(size_bytes)
 
     def credit_connection(self, size_bytes: int) -> None:
         """The same for bytes that belong to no stream any more."""
