@@ -1,0 +1,359 @@
+"""The agent: the process of a node that owns the network, and looks after the workers.
+
+Theory. A node is a small family. The agent never runs the user's code, so nothing that code does
+can hold up a heartbeat; the workers run nothing else. The agent relays calls to them, says what
+became of the calls of one that died, and has it started again. When it is asked to stop it
+drains: no new calls, the running ones may finish, everybody says goodbye, nobody is left behind.
+
+    gateway <==TLS==> agent <--socket pair--> worker 0 (the script)
+                        |  <--socket pair--> replica of the script, for one isolated function
+                        +--- ...
+
+    SERVING --drain--> DRAINING --idle, grace over, told again--> ENDING --> over
+       +--------- refused, script gone for good ------------------^
+
+Rules of this file. 1) One trio run on the main thread, which is also the thread that forks.
+2) Everything that was started has ended before `run` returns. 3) Nothing happens while nothing
+happens, but one sample in five seconds.
+
+Source. decisions.md, "Processes of a node"; runtime.md.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from ..config import Address
+from ..errors import EasyRemoteError, detail_of
+from ..handlers import StreamHandler
+from ..log import Log
+from ..outbox import Outbox
+from ..relay import Buffers
+from ..stream import Stream
+from ..transport import ByteStream, dial
+from ..wire.errors import ErrorCode
+from ..wire.message import Dispatch, Failure, decode
+from . import probe
+from .agent_calls import DispatchedCall, NestedCall, ticket_of
+from .agent_config import Announcement
+from .agent_session import GatewaySession
+from .family import EXIT_FAILED, Family
+from .offer import NodeOffer
+from .process import become_subreaper
+from .rerun_plan import RerunPlan
+from .restart import RestartIntensity
+from .spec import NodeSpec
+from .timers import Timers
+from .workers import WorkerProcess
+
+_log = Log("node")
+
+DRAIN_S = 30.0
+"""How long running calls may go on after the node was asked to stop."""
+GOODBYE_S = 2.0
+"""How long the goodbye to the gateway may take."""
+SAMPLE_EVERY_S = 5.0
+BUFFERED_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes of all calls together that may wait here without slowing other calls on their link."""
+
+RESTARTS = RestartIntensity()
+
+
+class Agent:
+    """The agent of one node. See the module.
+
+    Attributes:
+        outbox: The links of this thread that have something to send.
+        family: The workers.
+        exit_code: Of this process, once `run` has returned.
+    """
+
+    def __init__(
+        self, plan: RerunPlan | None, *, obstacle: str = "", restarts: bool = True,
+        intensity: RestartIntensity = RESTARTS, drain_s: float = DRAIN_S,
+    ) -> None:  # fmt: skip
+        """Prepare an agent; inside a trio run.
+
+        Args:
+            plan: How the script is run again, None if it cannot be.
+            obstacle: Why it cannot be, or cannot be as a replica.
+            restarts: Whether a script that died is started again.
+            intensity: How often.
+            drain_s: How long running calls may go on when the node stops.
+        """
+        self.outbox = Outbox()
+        self.exit_code = 0
+        self.family = Family(self, plan, obstacle=obstacle, restarts=restarts, intensity=intensity)
+        self._drain_s = drain_s
+        self._timers = Timers(trio.current_time)
+        self._buffers = Buffers(BUFFERED_BYTES_MAX)
+        self._offer = NodeOffer()
+        self._session: GatewaySession | None = None
+        self._registered_info: dict[str, Any] = {}
+        self._running: dict[bytes, DispatchedCall] = {}
+        self._nested: list[NestedCall] = []
+        self._draining = False
+        self._ending = False
+        self._idle = trio.Event()
+        self._hurry = trio.Event()
+        self._over = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(
+        self, first: Callable[[], WorkerProcess], spec: NodeSpec | None = None, serve: int = 1
+    ) -> int:
+        """Serve until the node is stopped or cannot go on.
+
+        Args:
+            first: Makes the first worker; called once the agent is up.
+            spec: The node, None if the first worker will announce it.
+            serve: Which `serve()` of the script it is, if the node is known.
+
+        Returns:
+            The exit code of this process. No child is left.
+        """
+        become_subreaper()
+        self.family.spec, self.family.serve = spec, serve
+        with (
+            trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as stops,
+            trio.open_signal_receiver(signal.SIGCHLD) as deaths,
+        ):
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._timers.run)
+                nursery.start_soon(self._watch_stops, stops)
+                nursery.start_soon(self._watch_deaths, deaths)
+                nursery.start_soon(self.family.supervise, first)
+                await self._over.wait()
+                nursery.cancel_scope.cancel()
+        self.family.kill_rest()
+        return self.exit_code
+
+    def start_task(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Run a task that ends with the agent."""
+        assert self._nursery is not None
+        self._nursery.start_soon(async_fn, *args)
+
+    async def _watch_stops(self, stops: Any) -> None:
+        """The first SIGTERM or Ctrl-C drains, the second one ends at once."""
+        async for number in stops:
+            self.drain(signal.Signals(number).name)
+
+    async def _watch_deaths(self, deaths: Any) -> None:
+        async for _ in deaths:
+            self.family.reap()
+
+    @property
+    def _node_id(self) -> str:
+        spec = self.family.spec
+        return "?" if spec is None else spec.node_id
+
+    # ---- what workers say ------------------------------------------------------------------------
+
+    def worker_announced(self, worker: WorkerProcess, announcement: Announcement) -> None:
+        """A script that we started reached `serve()`; in a first run it says which node it is."""
+        if self.family.spec is None:
+            self.family.spec, self.family.serve = announcement.spec, announcement.serve
+            self.family.obstacle = announcement.rerun_obstacle
+
+    def worker_ready(self, worker: WorkerProcess) -> None:
+        """It takes calls."""
+        self.family.worker_ready(worker)
+
+    def worker_credit(self, worker: WorkerProcess) -> None:
+        """It takes more calls than before."""
+        self.family.worker_credit(worker)
+
+    def worker_offers(self, worker: WorkerProcess, offer: dict[str, Any], first: bool) -> None:
+        """The script says what it offers; what a replica says is the same once more."""
+        spec = self.family.spec
+        if worker.group is not None or spec is None or self._ending:
+            return
+        if offer.get("stuck"):
+            self.family.restart_stuck(worker)
+            return
+        self._offer.take(offer, whole=first)
+        session = self._session
+        if session is None:
+            self._session = session = GatewaySession(self, spec, self.outbox, _dial)
+            self.start_task(self._connect, session)
+        elif first:
+            session.register()
+        else:
+            session.update(self._offer.to_plain(spec, list(offer.get("removed") or ())))
+        if session.registered:
+            worker.say_registered(self._registered_info)
+
+    def worker_calls(
+        self, worker: WorkerProcess, stream: Stream, payload: bytes, more: bool, end: bool
+    ) -> StreamHandler:
+        """A function that runs there calls another one: let it out if its ticket is good."""
+        ticket = ticket_of(payload)
+        call = NestedCall(self._timers, self._buffers, stream, payload, more, end)
+        link = None if self._session is None else self._session.link
+        if ticket not in worker.calls:
+            call.refuse(
+                ErrorCode.FORBIDDEN,
+                "calls on the link of a worker are made by functions while they run; elsewhere, "
+                "connect() a client",
+            )
+        elif link is None:
+            call.refuse(ErrorCode.GATEWAY_LOST, "this node has no link to its gateway now")
+        elif link.streams_available > 0:
+            call.give(link)
+        else:
+            call.hold()
+            self._nested.append(call)
+        return call
+
+    def worker_drains(self, worker: WorkerProcess, reason: str) -> None:
+        """The owner of the node wants it drained."""
+        self.drain(reason or "the script asked for it")
+
+    # ---- what the gateway says -------------------------------------------------------------------
+
+    async def _connect(self, session: GatewaySession) -> None:
+        detected = await trio.to_thread.run_sync(probe.detect, abandon_on_cancel=True)
+        self._offer.know(detected, probe.facts())
+        self.start_task(self._report, session)
+        await session.run()
+
+    async def _report(self, session: GatewaySession) -> None:
+        """Tell the gateway now and then how busy this machine is."""
+        sampler = probe.Sampler()
+        while True:
+            await trio.sleep(SAMPLE_EVERY_S)
+            if session.registered:
+                session.report({**sampler.sample(), "calls_running": len(self._running)})
+
+    def offer(self) -> dict[str, Any]:
+        """Return all that the node offers."""
+        assert self.family.spec is not None
+        return self._offer.to_plain(self.family.spec)
+
+    def gateway_registered(self, info: dict[str, Any]) -> None:
+        """The gateway has taken the node: tell the script."""
+        self._registered_info = info
+        if self.family.main.worker is not None:
+            self.family.main.worker.say_registered(info)
+        if self._draining and self._session is not None:
+            self._session.drain("the node is stopping")
+
+    def gateway_refused(self, error: EasyRemoteError) -> None:
+        """The node cannot serve: say why, once, and end."""
+        _log.error("the gateway refused the node", node_id=self._node_id, reason=error)
+        if self.family.main.worker is not None:
+            self.family.main.worker.say_refused(error, detail_of(error))
+        self.script_ended(EXIT_FAILED, "refused by the gateway")
+
+    def gateway_calls(self, stream: Stream, payload: bytes, more: bool, end: bool) -> StreamHandler:
+        """The gateway gives us a call."""
+        message = decode(Dispatch, payload)
+        entry = self._offer.functions.get(message.function)
+        if self._draining or entry is None:
+            return _refuse(stream, message, unknown=entry is None)
+        pool = self.family.pool_of(entry)
+        call = DispatchedCall(
+            pool, self._timers, self._buffers, message, payload, stream, more, end
+        )
+        self._running[message.call_id] = call
+        pool.submit(call)
+        return call
+
+    def gateway_credit(self) -> None:
+        """The gateway takes more nested calls: those that waited longest go first."""
+        link = None if self._session is None else self._session.link
+        waiting = [call for call in self._nested if call.waiting]
+        while waiting and link is not None and link.streams_available > 0:
+            waiting.pop(0).give(link)
+        self._nested = waiting
+
+    def call_gone(self, call: DispatchedCall) -> None:
+        """A call is no longer anywhere here."""
+        if self._running.get(call.call_id) is call:
+            del self._running[call.call_id]
+        if not self._running:
+            self._idle.set()
+
+    # ---- the end ---------------------------------------------------------------------------------
+
+    def drain(self, reason: str) -> None:
+        """Take no new calls, let the running ones finish, and end; a second time: end now."""
+        if self._draining:
+            self._hurry.set()
+            return
+        self._draining = True
+        _log.info(
+            "node stops", node_id=self._node_id, reason=reason, calls_running=len(self._running)
+        )
+        if self._session is not None:
+            self._session.drain(reason)
+        self.start_task(self._drain)
+
+    async def _drain(self) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def hurry() -> None:
+                await self._hurry.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hurry)
+            with trio.move_on_after(self._drain_s):
+                while self._running:
+                    self._idle = trio.Event()
+                    await self._idle.wait()
+            nursery.cancel_scope.cancel()
+        self.script_ended(0, "stopped with calls running" if self._running else "drained")
+
+    def script_ended(self, exit_code: int, reason: str) -> None:
+        """Settle what still runs, say goodbye to everybody, and end."""
+        if self._ending:
+            return
+        self._ending = self._draining = True
+        self.exit_code = exit_code
+        unfinished = list(self._running.values())
+        for call in unfinished:
+            call.stop_now(ErrorCode.NODE_LOST, f"the node ended before the call did: {reason}")
+        _log.info(
+            "node ended", node_id=self._node_id, reason=reason, calls_unfinished=len(unfinished)
+        )
+        self.start_task(self._say_goodbye)
+
+    async def _say_goodbye(self) -> None:
+        # The outcomes above leave before the goodbye that would overtake them.
+        await trio.lowlevel.checkpoint()
+        self.outbox.flush()
+        if self._session is not None:
+            self._session.close()
+        async with trio.open_nursery() as nursery:
+
+            async def hurry() -> None:
+                await self._hurry.wait()
+                await self.family.end(at_once=True)
+
+            nursery.start_soon(hurry)
+            await self.family.end(at_once=self._hurry.is_set())
+            nursery.cancel_scope.cancel()
+        if self._session is not None:
+            with trio.move_on_after(GOODBYE_S):
+                await self._session.ended.wait()
+        self._over.set()
+
+
+def _refuse(stream: Stream, message: Dispatch, *, unknown: bool) -> StreamHandler:
+    """Give a call back that did not begin; the gateway may place it elsewhere."""
+    if unknown:
+        code, reason = ErrorCode.NOT_FOUND, f"this node offers no {message.function!r}"
+    else:
+        code, reason = ErrorCode.SHUTTING_DOWN, "this node is stopping"
+    stream.send(Failure(int(code), reason, False, None, {}), end=True)
+    stream.release()
+    return StreamHandler()
+
+
+async def _dial(address: Address, pin: bytes | None) -> ByteStream:
+    return await dial(address, pin=pin)

@@ -1,0 +1,389 @@
+"""Calls that pass through the agent: dispatches on their way to a worker, nested ones back out.
+
+Theory. The agent relays frames and looks at nothing but the header of a call. What it adds is the
+knowledge of processes: it can say how the worker of a call ended, it can end the worker of an
+isolated function when a call does not stop in time, and it knows which worker runs which call, so
+that a nested call is let out only from where its parent runs.
+
+    HELD --give--> GIVEN --outcome--> SETTLED
+      |              +---worker gone, kill, stop of the node---^
+      +-----cancel, deadline, stop of the node-----------------^
+
+Rules of this file. 1) A call has one outcome: the worker's, or ours in `fail`, whichever is first.
+2) A call that was never written to a worker has provably not run; any other may have. 3) The
+stream of a call is released once, when its work is gone.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ..errors import EasyRemoteError, detail_of
+from ..log import Log
+from ..relay import Buffers, Relay
+from ..wire.errors import ErrorCode
+from ..wire.message import Call, Dispatch, Failure, Kind, decode, encode
+from .process import ExitStatus
+
+if TYPE_CHECKING:
+    from ..link import Link
+    from ..stream import Stream
+    from .pools import Pool
+    from .timers import Timer, Timers
+    from .workers import WorkerProcess
+
+_log = Log("node")
+
+INTERRUPT, KILL = 1, 2
+"""Strengths of a cancel, beside 0 that asks."""
+GRACE_MS = 5000
+"""Grace of a call whose caller is gone."""
+DEADLINE_GRACE_S = 0.5
+"""Grace of a call whose deadline has passed: its caller has stopped waiting."""
+KILL_SLACK_S = 0.5
+"""Time after the grace in which an interrupted body can unwind before its process is killed."""
+NESTED_WAIT_S = 5.0
+"""How long a nested call waits for room at the gateway. Calls that wait for one another on a full
+link would wait for ever; after this time they are told so."""
+
+
+class CallState(IntEnum):
+    """Where a dispatched call is."""
+
+    HELD = 0
+    """No worker has it yet."""
+    GIVEN = 1
+    """It was written to a worker's link."""
+    SETTLED = 2
+    """It has its outcome."""
+
+
+class DispatchedCall(Relay):
+    """A call that the gateway gave to this node, and the relay of its two streams.
+
+    Attributes:
+        call_id: Its identity.
+        function: What it calls.
+        state: Where it is.
+        worker: Who has it, None while it is held.
+        killed_for: Why its worker is being killed, if it is.
+    """
+
+    worker: WorkerProcess | None = None
+    killed_for: tuple[ErrorCode, str] | None = None
+    _kill_timer: Timer | None = None
+    _held_timer: Timer | None = None
+    _stop_by: float | None = None
+    _released = False
+
+    def __init__(
+        self, pool: Pool, timers: Timers, buffers: Buffers, message: Dispatch, payload: bytes,
+        up: Stream, more: bool, end: bool,
+    ) -> None:  # fmt: skip
+        Relay.__init__(self, up, buffers, more=more, end=end)
+        self.pool = pool
+        self.timers = timers
+        self.call_id = message.call_id
+        self.function = message.function
+        self.state = CallState.HELD
+        self._opened_on = up
+        self._opening: tuple[bytes, bool, bool] | None = (payload, more, end)
+        self._deadline: float | None = None
+        if message.deadline_ms is not None:
+            self._deadline = trio.current_time() + message.deadline_ms / 1000
+
+    # ---- on its way to a worker ----------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Wait for a worker, at most until the deadline."""
+        if self._deadline is not None and self._held_timer is None:
+            self._held_timer = self.timers.at(self._deadline, self._expired_held)
+
+    def give(self, worker: WorkerProcess, link: Link) -> None:
+        """Write the call to a worker's link."""
+        assert self.state is CallState.HELD and self._opening is not None
+        payload, more, end = self._opening
+        self._opening = None
+        if self._held_timer is not None:
+            self.timers.cancel(self._held_timer)
+            payload = self._with_time_left(payload)
+        self.state = CallState.GIVEN
+        self.worker = worker
+        worker.calls[self.call_id] = self
+        self.attach_down(
+            link.open_encoded(Kind.DISPATCH, payload, handler=self, more=more, end=end)
+        )
+        if self.pool.isolated and self._deadline is not None:
+            self._kill_at(
+                self._deadline + DEADLINE_GRACE_S, ErrorCode.DEADLINE,
+                "the deadline passed and the body did not stop",
+            )  # fmt: skip
+
+    def _with_time_left(self, payload: bytes) -> bytes:
+        """Return the message with the time that is left after waiting here."""
+        assert self._deadline is not None
+        left_ms = max(0, int((self._deadline - trio.current_time()) * 1000))
+        return encode(decode(Dispatch, payload)._replace(deadline_ms=left_ms))
+
+    # ---- what happens to it --------------------------------------------------------------------
+
+    def on_outcome(self, kind: int, payload: bytes, more: bool) -> bool:
+        """The worker says how it ended. A body that may still be running is not trusted."""
+        if kind == Kind.FAILURE and self._stop_by is not None and self.worker is not None:
+            failure = decode(Failure, payload)
+            stopped = failure.code in (ErrorCode.CANCELLED, ErrorCode.DEADLINE)
+            if stopped and trio.current_time() >= self._stop_by:
+                self.worker.kill("a body did not stop within its grace")
+        return False
+
+    def on_callee_done(self) -> None:
+        """The worker has said its last word."""
+        self.state = CallState.SETTLED
+        self._work_gone()
+
+    def on_callee_gone(self, code: int, reason: str, error: EasyRemoteError | None) -> None:
+        """The worker gave the stream up, or its link is gone: then wait for how it ended."""
+        worker = self.worker
+        assert worker is not None
+        if error is not None:
+            worker.orphans.append(self)
+            return
+        self.fail(ErrorCode.INTERNAL, f"the worker gave the call up: {reason}", may_have_run=True)
+        self._work_gone()
+
+    def on_caller_gone(self, code: int, reason: str, error: EasyRemoteError | None) -> None:
+        """The gateway gave the call up, or its link is gone: stop the work."""
+        if error is not None and self.state is CallState.GIVEN:
+            _log.warning(
+                "call cancelled, the gateway is gone", call_id=self.call_id.hex(),
+                function=self.function,
+            )  # fmt: skip
+        down, incomplete, held = self.down, self.up_mid, self.state is CallState.HELD
+        self.state = CallState.SETTLED
+        self.up = None
+        self.mute()
+        self._release()
+        if held:
+            self.pool.forget(self)
+            self._work_gone()
+        elif down is not None and not self.down_ended:
+            if incomplete:
+                # Nothing else can be said on a stream in the middle of a segment.
+                down.reset(ErrorCode.CANCELLED, "the caller is gone")
+                self.down_ended = True
+                if self.pool.isolated and self.worker is not None:
+                    self.worker.kill("its caller went away in the middle of an argument")
+                self._work_gone()
+            else:
+                self._stop(down, INTERRUPT, GRACE_MS)
+
+    def on_cancel(self, stream: Stream, strength: int, grace_ms: int) -> None:
+        """The caller wants it stopped."""
+        if stream is not self.up:
+            return
+        if self.state is CallState.HELD:
+            self.pool.forget(self)
+            self.fail(ErrorCode.CANCELLED, "cancelled before it began", may_have_run=False)
+            self._work_gone()
+        elif self.down is not None and not self.down_ended:
+            self._stop(self.down, strength, grace_ms)
+
+    def _stop(self, down: Stream, strength: int, grace_ms: int) -> None:
+        down.cancel(strength, grace_ms)
+        if not self.pool.isolated:
+            return
+        reason = "the body did not stop within the grace of the cancel"
+        if strength >= KILL:
+            self._kill(ErrorCode.CANCELLED, reason)
+        else:
+            self._kill_at(trio.current_time() + grace_ms / 1000, ErrorCode.CANCELLED, reason)
+
+    def _kill_at(self, when: float, code: ErrorCode, reason: str) -> None:
+        """Kill the worker soon after `when`, unless it is to be killed sooner already."""
+        old = self._kill_timer
+        if old is not None:
+            if old[2] is not None and old[0] <= when + KILL_SLACK_S:
+                return
+            self.timers.cancel(old)
+        self._stop_by = when
+        self._kill_timer = self.timers.at(when + KILL_SLACK_S, partial(self._kill, code, reason))
+
+    def _kill(self, code: ErrorCode, reason: str) -> None:
+        if self.down_ended or self.worker is None:
+            return
+        self.killed_for = code, reason
+        self.worker.kill(reason)
+
+    def _expired_held(self) -> None:
+        if self.state is CallState.HELD:
+            self.pool.forget(self)
+            self.fail(ErrorCode.DEADLINE, "the deadline passed before it began", may_have_run=False)
+            self._work_gone()
+
+    # ---- outcomes of our own ---------------------------------------------------------------------
+
+    def crashed(self, status: ExitStatus) -> None:
+        """The worker is gone and so is the call."""
+        if self.killed_for is not None:
+            code, reason = self.killed_for
+            self.fail(code, f"{reason}; its process was killed", may_have_run=True)
+        else:
+            self.fail(
+                ErrorCode.WORKER_DIED,
+                f"the process that ran {self.function} {status.describe()} during the call",
+                may_have_run=True, detail=status.detail(),
+            )  # fmt: skip
+        self._work_gone()
+
+    def fail(
+        self, code: ErrorCode, reason: str, *, may_have_run: bool,
+        detail: dict[str, Any] | None = None, retry_after_s: float | None = None,
+    ) -> None:  # fmt: skip
+        """Give the call its outcome, unless it has one."""
+        if self.state is CallState.SETTLED:
+            return
+        self.state = CallState.SETTLED
+        up, mid, seen = self.up, self.down_mid, self.outcome_seen
+        self.mute()
+        if up is not None and up.is_open:
+            if mid:
+                up.reset(code, reason)
+            elif not seen:
+                failure = Failure(int(code), reason, may_have_run, retry_after_s, detail or {})
+                up.send(failure, end=True)
+        self._release()
+
+    def stop_now(self, code: ErrorCode, reason: str) -> None:
+        """The node ends before the call does."""
+        self.fail(code, reason, may_have_run=self.worker is not None)
+        self._work_gone()
+
+    def _work_gone(self) -> None:
+        """Its work is gone: nobody keeps it any more."""
+        for timer in (self._kill_timer, self._held_timer):
+            if timer is not None:
+                self.timers.cancel(timer)
+        self._release()
+        worker = self.worker
+        if worker is not None and worker.calls.pop(self.call_id, None) is not None:
+            self.pool.worker_freed(worker)
+        self.pool.call_gone(self)
+
+    def _release(self) -> None:
+        """Return the stream credit of the gateway, once."""
+        if not self._released:
+            self._released = True
+            self._opened_on.release()
+
+
+class NestedCall(Relay):
+    """A call made by a running function, on its way to the gateway."""
+
+    _timer: Timer | None = None
+    _released = False
+
+    def __init__(
+        self, timers: Timers, buffers: Buffers, up: Stream, payload: bytes, more: bool, end: bool
+    ) -> None:
+        Relay.__init__(self, up, buffers, more=more, end=end)
+        self._opened_on = up
+        self._opening: tuple[bytes, bool, bool] | None = (payload, more, end)
+        self._timers = timers
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for room at the gateway."""
+        return self._opening is not None and not self._released
+
+    def hold(self) -> None:
+        """Wait for room at the gateway, but not for ever."""
+        self._timer = self._timers.at(trio.current_time() + NESTED_WAIT_S, self._waited_too_long)
+
+    def give(self, link: Link) -> None:
+        """Write it to the gateway's link."""
+        assert self._opening is not None
+        (payload, more, end), self._opening = self._opening, None
+        if self._timer is not None:
+            self._timers.cancel(self._timer)
+        self.attach_down(link.open_encoded(Kind.CALL, payload, handler=self, more=more, end=end))
+
+    def _waited_too_long(self) -> None:
+        if self.waiting:
+            self.refuse(
+                ErrorCode.OVERLOADED,
+                f"the gateway gave this node no room for a nested call within {NESTED_WAIT_S:g} s: "
+                "too many of its calls wait for other calls; call fewer functions at once",
+            )
+
+    def on_accepted(self, stream: Stream) -> None:
+        """The gateway is responsible for the call: tell the worker."""
+        if stream is self.down and self.up is not None and not self.muted:
+            self.up.accept()
+
+    def on_callee_done(self) -> None:
+        """The gateway has said the outcome."""
+        self._release()
+
+    def on_callee_gone(self, code: int, reason: str, error: EasyRemoteError | None) -> None:
+        """The gateway gave the call up, or is gone."""
+        said = ErrorCode.GATEWAY_LOST if error is not None else _known(code)
+        detail = {} if error is None else detail_of(error)
+        self.refuse(said, reason, may_have_run=True, detail=detail)
+
+    def on_caller_gone(self, code: int, reason: str, error: EasyRemoteError | None) -> None:
+        """The worker gave the call up, or is gone: nobody wants the outcome."""
+        down, incomplete = self.down, self.up_mid
+        self.up = None
+        self.mute()
+        self._opening = None
+        self._release()
+        if down is not None and not self.down_ended:
+            if incomplete:
+                down.reset(ErrorCode.CANCELLED, "the calling function is gone")
+                self.down_ended = True
+            else:
+                down.cancel(INTERRUPT, GRACE_MS)
+
+    def refuse(
+        self, code: ErrorCode, reason: str, *, may_have_run: bool = False,
+        detail: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Give the call its outcome here, unless it has one."""
+        if self._released:
+            return
+        self._opening = None
+        up, mid, seen = self.up, self.down_mid, self.outcome_seen
+        self.mute()
+        if up is not None and up.is_open:
+            if mid:
+                up.reset(code, reason)
+            elif not seen:
+                up.send(Failure(int(code), reason, may_have_run, None, detail or {}), end=True)
+        self._release()
+
+    def _release(self) -> None:
+        if not self._released:
+            self._released = True
+            if self._timer is not None:
+                self._timers.cancel(self._timer)
+            self._opened_on.release()
+
+
+def ticket_of(payload: bytes) -> bytes:
+    """Return the delegation ticket of an encoded call.
+
+    Raises:
+        CodecError: It is no call.
+    """
+    return decode(Call, payload).ticket
+
+
+def _known(code: int) -> ErrorCode:
+    try:
+        return ErrorCode(code)
+    except ValueError:
+        return ErrorCode.INTERNAL

@@ -1,0 +1,71 @@
+"""The two programs that are an agent: beside a script that started it, or as a script's parent."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+import trio
+
+from .. import log
+from .agent import Agent
+from .agent_config import AgentConfig
+from .process import Stranger
+from .rerun_plan import RerunPlan
+from .starter import start_script
+from .workers import WorkerProcess
+
+EXIT_USAGE = 2
+
+
+def main() -> int:
+    """Be the agent of the script that started this process; see `agent_main`.
+
+    Returns:
+        The exit code.
+    """
+    if sys.stdin.isatty():
+        sys.stderr.write("This is started by node.serve(). Run your script by itself.\n")
+        return EXIT_USAGE
+    log.configure()
+    config = AgentConfig.decode(sys.stdin.buffer.read())
+    if os.getppid() != config.script_pid:  # It died while we started.
+        return 0
+    return trio.run(_beside_script, config)
+
+
+async def _beside_script(config: AgentConfig) -> int:
+    agent = Agent(config.rerun, obstacle=config.rerun_obstacle, restarts=config.restarts)
+    sock = socket.socket(fileno=config.fd)
+    script = Stranger(config.script_pid)
+
+    def first() -> WorkerProcess:
+        return WorkerProcess(agent, script, sock, announces=False)
+
+    try:
+        return await agent.run(first, config.spec, config.serve)
+    finally:
+        script.close()
+
+
+def run_agent_of_script(plan: RerunPlan) -> int:
+    """Be the agent and the parent of a script.
+
+    Args:
+        plan: How the script is run, the first time and again.
+
+    Returns:
+        The exit code for this process.
+    """
+    return trio.run(_above_script, plan)
+
+
+async def _above_script(plan: RerunPlan) -> int:
+    agent = Agent(plan)
+
+    def first() -> WorkerProcess:
+        child, sock = start_script(plan, first_run=True)
+        return WorkerProcess(agent, child, sock)
+
+    return await agent.run(first)

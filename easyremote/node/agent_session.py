@@ -1,0 +1,320 @@
+"""The agent's link to the gateway: dialled, registered, and dialled again for as long as it takes.
+
+Theory. A node is reached through one link that the node itself opens. When that link ends, for
+whatever reason, the node comes back by itself: gateways are restarted, routes change, laptops
+sleep. Attempts are spread by full jitter, so that the nodes of a gateway that was restarted do not
+return in one wave. Only the very first attempt may fail for good: a wrong token is found by the
+person who is still watching, while an hour later it may be a gateway that lost its disk.
+
+    dial -> pin -> HELLO -> WELCOME -> REGISTER -> REGISTERED ... loss -> pause -> dial
+
+Rules of this file. 1) No credential leaves before the pin was compared (`transport.dial`). 2) The
+node secret exists on the disk before it is first sent. 3) What the agent makes of calls is the
+agent's business.
+
+Source. AWS Architecture Blog, "Exponential Backoff And Jitter" (full jitter); promises.md 4.2.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from .. import values
+from ..config import Address
+from ..errors import (
+    AuthenticationError,
+    EasyRemoteError,
+    GatewayUnreachableError,
+    LinkLostError,
+    NotConnectedError,
+    from_wire,
+)
+from ..handlers import LinkHandler, StreamHandler
+from ..identity.credential import Resolved, resolve_credential
+from ..identity.node_secret import node_secret
+from ..link import Link
+from ..log import Log
+from ..outbox import Outbox
+from ..transport import ByteStream
+from ..wire.errors import ErrorCode, RemoteProtocolError
+from ..wire.message import Failure, Kind, Register, Registered, Telemetry, Update, decode
+from . import outcome as outcomes
+from .spec import NodeSpec
+
+if TYPE_CHECKING:
+    from ..stream import Stream
+
+_log = Log("node")
+
+PAUSE_FIRST_S = 0.5
+PAUSE_MAX_S = 15.0
+"""Longest pause between two attempts: a gateway that is back has its nodes within that time."""
+BOOT_BYTES = 16
+PASSING = frozenset(
+    {
+        ErrorCode.GATEWAY_LOST, ErrorCode.NODE_LOST, ErrorCode.OVERLOADED, ErrorCode.STALLED,
+        ErrorCode.SHUTTING_DOWN, ErrorCode.HANDSHAKE_TIMEOUT, ErrorCode.INTERNAL,
+    }
+)  # fmt: skip
+"""Codes after which trying again makes sense; any other one ends a first attempt for good."""
+
+Dial = Callable[[Address, bytes | None], Awaitable[ByteStream]]
+
+
+class SessionOwner(Protocol):
+    """Who is told about the link to the gateway: the agent. Everything is synchronous."""
+
+    def offer(self) -> dict[str, Any]:
+        """Return all that the node offers, as it is registered."""
+        ...
+
+    def gateway_registered(self, info: dict[str, Any]) -> None:
+        """The gateway has taken the node, for the first time or again."""
+
+    def gateway_calls(self, stream: Stream, payload: bytes, more: bool, end: bool) -> StreamHandler:
+        """The gateway gives us a call."""
+        ...
+
+    def gateway_credit(self) -> None:
+        """The gateway takes more nested calls than before."""
+
+    def gateway_refused(self, error: EasyRemoteError) -> None:
+        """The node cannot serve, and no further attempt is made."""
+
+
+class Backoff:
+    """Pauses with full jitter: anything between nothing and a bound that doubles."""
+
+    def __init__(self, rng: random.Random, first_s: float, max_s: float) -> None:
+        self._rng = rng
+        self._first_s = first_s
+        self._max_s = max_s
+        self._failures = 0
+
+    def next_s(self) -> float:
+        """Return how long to wait now."""
+        bound_s = min(self._max_s, self._first_s * 2.0 ** min(self._failures, 16))
+        self._failures += 1
+        return self._rng.uniform(0.0, bound_s)
+
+    def reset(self) -> None:
+        """The last attempt succeeded."""
+        self._failures = 0
+
+
+class GatewaySession(LinkHandler):
+    """The link of one node to its gateway.
+
+    Attributes:
+        link: The link, None while there is none that can be used.
+        registered: The gateway has taken the node, on this link.
+        ended: No further attempt is made, and the last goodbye was said.
+        boot: Names this run of the agent at the gateway.
+    """
+
+    def __init__(
+        self, owner: SessionOwner, spec: NodeSpec, outbox: Outbox, dial: Dial,
+        rng: random.Random | None = None,
+    ) -> None:  # fmt: skip
+        self.link: Link | None = None
+        self.registered = False
+        self.boot = secrets.token_bytes(BOOT_BYTES)
+        self._owner = owner
+        self._spec = spec
+        self._outbox = outbox
+        self._dial = dial
+        self._backoff = Backoff(rng or random.Random(), PAUSE_FIRST_S, PAUSE_MAX_S)
+        self._ever_registered = False
+        self._closing = False
+        self._error: EasyRemoteError | None = None
+        self._registration: Stream | None = None
+        self._scope = trio.CancelScope()
+        self.ended = trio.Event()
+
+    # ---- its life ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Connect and stay connected until `close`, or until the first attempt failed for good."""
+        try:
+            with self._scope:
+                await self._stay_connected()
+        finally:
+            self.ended.set()
+
+    async def _stay_connected(self) -> None:
+        while True:
+            error = await self._attempt()
+            if self._closing:
+                return
+            if not self._ever_registered and error is not None and _is_final(error):
+                self._owner.gateway_refused(error)
+                return
+            pause_s = self._backoff.next_s()
+            _log.warning(
+                "no link to the gateway, trying again", node_id=self._spec.node_id,
+                reason=error or "it said goodbye", pause_s=round(pause_s, 2),
+            )  # fmt: skip
+            await trio.sleep(pause_s)
+
+    async def _attempt(self) -> EasyRemoteError | None:
+        """Connect once and stay as long as it lasts; return why it ended."""
+        spec = self._spec
+        try:
+            resolved = resolve_credential(
+                spec.gateway, join=spec.join, token=spec.token, role="node"
+            )
+            secret = node_secret(resolved.gateway_key, spec.node_id)
+            stream = await self._dial_any(resolved)
+        except EasyRemoteError as error:
+            return error
+        except ValueError as error:
+            return NotConnectedError(str(error))
+        except OSError as error:
+            return NotConnectedError(f"the files of EasyRemote cannot be used: {error}")
+        self._error = None
+        link = Link(stream, self, dialer=True, outbox=self._outbox)
+        link.hello(
+            "node",
+            {"node_id": spec.node_id, "secret": secret, "token": resolved.token},
+            {"boot": self.boot},
+        )
+        await link.run()
+        return self._error
+
+    async def _dial_any(self, resolved: Resolved) -> ByteStream:
+        """Return a stream to the first address that answers."""
+        failed: EasyRemoteError | None = None
+        for address in resolved.addresses:
+            try:
+                return await self._dial(address, resolved.pin)
+            except GatewayUnreachableError as error:
+                failed = failed or error
+        assert failed is not None
+        raise failed
+
+    def close(self) -> None:
+        """Say goodbye; no further attempt is made."""
+        self._closing = True
+        if self.link is not None:
+            self.link.close()
+        else:
+            self._scope.cancel()
+
+    def drain(self, reason: str) -> None:
+        """Tell the gateway that no new calls are taken; running ones go on."""
+        if self.link is not None:
+            self.link.drain(reason)
+
+    # ---- what the node says --------------------------------------------------------------------
+
+    def register(self) -> None:
+        """Say all that the node offers, replacing what was said before."""
+        link = self.link
+        if link is None or link.streams_available <= 0:
+            return
+        packed = outcomes.pack(values.encode(self._owner.offer(), allow_pickle=False))
+        self._registration = link.open(
+            Register(packed.body, packed.segments), packed.buffers, handler=_Registration(self)
+        )
+
+    def update(self, change: dict[str, Any]) -> None:
+        """Say what has changed; without a registration, all is said anew."""
+        stream = self._registration
+        if stream is None or not stream.is_open:
+            self.register()
+            return
+        packed = outcomes.pack(values.encode(change, allow_pickle=False))
+        stream.send(Update(packed.body, packed.segments), packed.buffers)
+
+    def report(self, sample: dict[str, Any]) -> None:
+        """Say how busy the node is, if anybody listens."""
+        stream = self._registration
+        if self.registered and stream is not None and stream.is_open:
+            stream.send(Telemetry(sample))
+
+    # ---- what the gateway says -------------------------------------------------------------------
+
+    def on_welcome(self, link: Link, info: dict[str, Any]) -> None:
+        """The gateway let us in: register."""
+        self.link = link
+        self.register()
+
+    def on_open(
+        self, link: Link, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
+    ) -> StreamHandler:
+        """A call."""
+        if kind != Kind.DISPATCH:
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, "a node takes calls only")
+        return self._owner.gateway_calls(stream, payload, more, end)
+
+    def on_stream_credit(self, link: Link) -> None:
+        """The gateway takes more nested calls."""
+        self._owner.gateway_credit()
+
+    def on_drain(self, link: Link, reason: str) -> None:
+        """The gateway is stopping: it will end the link, and we come back to its successor."""
+        _log.info("the gateway drains", node_id=self._spec.node_id, reason=reason)
+
+    def on_lost(self, link: Link, error: EasyRemoteError | None) -> None:
+        """The link is over; its streams were told before."""
+        self.link = None
+        self.registered = False
+        self._registration = None
+        self._error = self._error or error
+
+    def taken(self, info: dict[str, Any]) -> None:
+        """The gateway took the registration."""
+        self._backoff.reset()
+        again, self._ever_registered = self._ever_registered, True
+        self.registered = True
+        _log.info(
+            "node is back at the gateway" if again else "node serves", node_id=self._spec.node_id,
+            gateway=self.link.peer if self.link is not None else "?",
+        )  # fmt: skip
+        self._owner.gateway_registered(info)
+
+    def refused(self, stream: Stream, error: EasyRemoteError) -> None:
+        """The gateway refused a registration as a whole, or a change of one."""
+        if stream is self._registration:
+            self._registration = None
+        if self._ever_registered:
+            _log.error(
+                "the gateway refused what the node offers", node_id=self._spec.node_id,
+                reason=error,
+            )  # fmt: skip
+            return
+        self._error = error
+        if self.link is not None:
+            self.link.close()
+
+
+class _Registration(StreamHandler):
+    """The stream on which the node is registered."""
+
+    def __init__(self, session: GatewaySession) -> None:
+        self._session = session
+
+    def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
+        if kind == Kind.REGISTERED:
+            self._session.taken(decode(Registered, payload).info)
+        elif kind == Kind.FAILURE:
+            code, reason, _, retry_after_s, detail = decode(Failure, payload)
+            error = from_wire(code, reason, retry_after_s=retry_after_s, detail=detail)
+            self._session.refused(stream, error)
+
+    def on_reset(self, stream: Stream, code: int, reason: str) -> None:
+        self._session.refused(stream, from_wire(code, reason))
+
+
+def _is_final(error: EasyRemoteError) -> bool:
+    """Return whether a first attempt that ended so should be the last one."""
+    if isinstance(error, GatewayUnreachableError | LinkLostError):
+        return False
+    if isinstance(error, AuthenticationError | NotConnectedError):
+        return True
+    return error.code not in PASSING

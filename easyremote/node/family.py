@@ -1,0 +1,271 @@
+"""The workers of a node: started, kept running, started again, and ended.
+
+Theory. Supervision in the sense of Erlang: the script is one permanent child, the replicas are
+transient ones that are wanted by calls. What dies is started again, as often as `RestartIntensity`
+allows; what dies more often is reported upwards and takes the node down (the script) or fails the
+calls that wait for it (a replica). A script that says goodbye meant to end, and is left alone.
+
+Rules of this file. 1) Only scripts that can be run again are; `rerun_plan` says which. 2) A script
+that is run again must reach its `serve()` in `READY_S`. 3) No process outlives `end`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import trio
+
+from ..log import Log
+from ..wire.errors import ErrorCode
+from .agent_calls import DispatchedCall
+from .pools import MainPool, Pool, ReplicaPool
+from .process import Child, kill_descendants, reap
+from .rerun_plan import RerunPlan
+from .restart import RestartIntensity, Restarts
+from .spec import NodeSpec
+from .starter import start_script
+from .workers import WorkerEnd, WorkerOwner, WorkerProcess
+
+_log = Log("node")
+
+READY_S = 60.0
+"""Time in which a script that is run again must reach its `serve()`."""
+REPLICA_END_S = 2.0
+SCRIPT_END_S = 10.0
+"""Time that the script has for what stands after its `serve()`, once the node has ended."""
+EXIT_FAILED = 1
+
+
+class FamilyOwner(WorkerOwner, Protocol):
+    """Who is told about the workers, and about the end of the one that matters."""
+
+    def start_task(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Run a task that ends with the agent."""
+
+    def call_gone(self, call: DispatchedCall) -> None:
+        """A call is no longer anywhere here."""
+
+    def script_ended(self, exit_code: int, reason: str) -> None:
+        """The node cannot go on: the script ended, or dies too often."""
+
+
+class Family:
+    """The workers of one node.
+
+    Attributes:
+        main: The calls of the worker that serves everything.
+        spec: The node; None until a script under `easyremote node` has announced it.
+        serve: Which `serve()` of that node in the script it is.
+        obstacle: Why the script cannot be run as a replica; empty if it can.
+    """
+
+    def __init__(
+        self, owner: FamilyOwner, plan: RerunPlan | None, *,
+        obstacle: str, restarts: bool, intensity: RestartIntensity,
+    ) -> None:  # fmt: skip
+        self.main = MainPool(owner.call_gone)
+        self.spec: NodeSpec | None = None
+        self.serve = 1
+        self.obstacle = obstacle
+        self._owner = owner
+        self._plan = plan
+        self._may_restart = restarts
+        self._intensity = intensity
+        self._replicas: dict[str, ReplicaPool] = {}
+        self._replica_restarts: dict[str, Restarts] = {}
+        self._children: list[Child] = []
+        self._workers: list[WorkerProcess] = []
+        self._all_gone = trio.Event()
+        self._ending = False
+        self._said_no_replicas = False
+
+    # ---- the script ------------------------------------------------------------------------------
+
+    async def supervise(self, first: Callable[[], WorkerProcess]) -> None:
+        """Keep the script running until it ends on purpose or cannot be kept running.
+
+        Args:
+            first: Makes the first worker.
+        """
+        restarts = Restarts(self._intensity)
+        try:
+            worker: WorkerProcess | None = first()
+        except OSError as error:
+            self._give_up(f"the script cannot be started: {error}")
+            return
+        ready_s = None
+        while worker is not None:
+            self.main.worker = worker
+            end = await self._see_through(worker, ready_s)
+            self.main.worker = None
+            if self._ending:
+                return
+            if end.goodbye:
+                self._owner.script_ended(0, "the script said goodbye")
+                return
+            worker, ready_s = await self._again(worker, end, restarts), READY_S
+
+    async def _see_through(self, worker: WorkerProcess, ready_s: float | None) -> WorkerEnd:
+        """Run a worker from its start to its end."""
+        if isinstance(worker.process, Child):
+            self._children.append(worker.process)
+        self._workers.append(worker)
+        try:
+            return await worker.run(ready_s)
+        finally:
+            self._workers.remove(worker)
+            if self._ending and not self._workers:
+                self._all_gone.set()
+            self._children = [child for child in self._children if child.status is None]
+
+    async def _again(
+        self, worker: WorkerProcess, end: WorkerEnd, restarts: Restarts
+    ) -> WorkerProcess | None:
+        """Start the script again after it died; None if the node ends instead."""
+        if self.spec is None:
+            self._never_served(end)
+            return None
+        facts: dict[str, Any] = {
+            "node_id": self.spec.node_id, "pid": worker.process.pid, "how": end.why,
+        }  # fmt: skip
+        if self._plan is None or not self._may_restart or end.status is None:
+            why = self.obstacle or "its service manager does that, or a gateway ran in it"
+            _log.error("the script died and is not started again", **facts, reason=why)
+            self._give_up(f"the script {end.why}")
+            return None
+        pause_s = restarts.next_pause_s(trio.current_time())
+        if pause_s is None:
+            _log.error("the script keeps dying", **facts, limit=restarts.describe())
+            self._give_up(f"the script {end.why}, after {restarts.describe()}")
+            return None
+        _log.warning("the script died, starting it again", **facts)
+        await trio.sleep(pause_s)
+        if self._ending:
+            return None
+        try:
+            started = self._run_script(None)
+        except OSError as error:
+            self._give_up(f"the script cannot be started again: {error}")
+            return None
+        _log.info("script started", node_id=self.spec.node_id, pid=started.process.pid)
+        return started
+
+    def restart_stuck(self, worker: WorkerProcess) -> None:
+        """Every slot of the script is held by a body that does not stop: start it again."""
+        if self._plan is not None and self._may_restart:
+            worker.kill("every slot is held by a function that does not stop")
+
+    def _never_served(self, end: WorkerEnd) -> None:
+        """The first run of a script that we started ended before it called `serve()`."""
+        status = end.status
+        code = status.exit_code if status is not None and status.exit_code else EXIT_FAILED
+        _log.error("the script ended without calling serve()", how=end.why)
+        self._owner.script_ended(code, "no node")
+
+    def _give_up(self, reason: str) -> None:
+        self.main.fail_held(ErrorCode.WORKER_DIED, f"{reason}; the call did not begin")
+        self._owner.script_ended(EXIT_FAILED, reason)
+
+    def _run_script(self, group: str | None) -> WorkerProcess:
+        """Run the script again, as a worker of `group`.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        assert self._plan is not None and self.spec is not None
+        child, sock = start_script(
+            self._plan, node_id=self.spec.node_id, serve=self.serve, group=group
+        )
+        return WorkerProcess(self._owner, child, sock, group=group)
+
+    # ---- replicas --------------------------------------------------------------------------------
+
+    def pool_of(self, entry: dict[str, Any]) -> Pool:
+        """Return where calls of a function go."""
+        if entry.get("isolation") != "process":
+            return self.main
+        if self._plan is None or self.obstacle:
+            if not self._said_no_replicas:
+                self._said_no_replicas = True
+                _log.warning(
+                    "isolated functions run in the script's own process: it cannot be run again",
+                    reason=self.obstacle,
+                )  # fmt: skip
+            return self.main
+        group, slots = str(entry["group"]), int(entry["slots"])
+        pool = self._replicas.get(group)
+        if pool is None:
+            pool = self._replicas[group] = ReplicaPool(
+                entry["name"], group, slots, self._owner.call_gone, self._start_replica
+            )
+            self._replica_restarts[group] = Restarts(self._intensity)
+        pool.slots = slots
+        return pool
+
+    def _start_replica(self, pool: ReplicaPool) -> None:
+        """Start one more replica of the script for an isolated function."""
+        if self._ending:
+            return
+        try:
+            worker = self._run_script(pool.group)
+        except OSError as error:
+            pool.fail_held(ErrorCode.WORKER_DIED, f"no process can be started: {error}")
+            return
+        pool.workers.append(worker)
+        self._owner.start_task(self._run_replica, pool, worker)
+
+    async def _run_replica(self, pool: ReplicaPool, worker: WorkerProcess) -> None:
+        end = await self._see_through(worker, READY_S)
+        pool.worker_gone(worker)
+        if self._ending:
+            return
+        if not end.was_ready:
+            _log.error(
+                "a replica of the script died before it could serve", function=pool.function,
+                how=end.why,
+            )  # fmt: skip
+            pause_s = self._replica_restarts[pool.group].next_pause_s(trio.current_time())
+            if pause_s is None:
+                pool.fail_held(
+                    ErrorCode.WORKER_DIED,
+                    f"the processes for {pool.function} do not start: the script {end.why}",
+                )
+                return
+            await trio.sleep(pause_s)
+        pool.wanted()
+
+    # ---- all of them -----------------------------------------------------------------------------
+
+    def worker_ready(self, worker: WorkerProcess) -> None:
+        """A worker takes calls."""
+        if worker.group is None:
+            self.main.pump()
+        elif (pool := self._replicas.get(worker.group)) is not None:
+            pool.worker_ready(worker)
+
+    def worker_credit(self, worker: WorkerProcess) -> None:
+        """A worker takes more calls than before."""
+        pool: Pool | None = self.main
+        if worker.group is not None:
+            pool = self._replicas.get(worker.group)
+        if pool is not None:
+            pool.pump()
+
+    def reap(self) -> None:
+        """Collect what has ended below us, inherited orphans included."""
+        reap(self._children)
+
+    async def end(self, *, at_once: bool) -> None:
+        """Say goodbye to every worker and see the processes that we started to their end."""
+        self._ending = True
+        async with trio.open_nursery() as nursery:
+            for worker in self._workers:
+                grace_s = SCRIPT_END_S if worker.group is None else REPLICA_END_S
+                nursery.start_soon(worker.end, 0.0 if at_once else grace_s)
+        if self._workers:
+            await self._all_gone.wait()
+
+    def kill_rest(self) -> None:
+        """Kill whatever is left below this process."""
+        kill_descendants(self._children)

@@ -1,0 +1,154 @@
+"""Where the calls of a slot group run: in the worker that serves everything, or in replicas.
+
+Theory. Most calls go to one worker, the user's script, which sorts out slots and threads by
+itself; the pool only holds them while that worker is being started again. A function with
+`isolation="process"` has a pool of replicas: second runs of the script, each with one call at a
+time, so that any of them can be killed without hurting another call. Replicas are started when
+calls come that need them, stay for the next ones, and are replaced when they are killed.
+
+Rules of this file. 1) A call is in one place: a pool's queue, or one worker. 2) How many calls
+come is bounded by the gateway (slots and a little more), so queues here have no limit of their
+own. 3) A pool never starts processes itself: it says how many it wants.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..wire.errors import ErrorCode
+from .workers import WorkerProcess, WorkerState
+
+if TYPE_CHECKING:
+    from .agent_calls import DispatchedCall
+
+
+class Pool:
+    """A queue of calls and the workers that take them.
+
+    Attributes:
+        isolated: One call at a time in each worker, which may be killed for it.
+    """
+
+    isolated = False
+
+    def __init__(self, on_gone: Callable[[DispatchedCall], None]) -> None:
+        self._queue: deque[DispatchedCall] = deque()
+        self._on_gone = on_gone
+
+    def submit(self, call: DispatchedCall) -> None:
+        """Give a call to a worker, or hold it."""
+        if self._queue or not self._give(call):
+            call.hold()
+            self._queue.append(call)
+            self.wanted()
+
+    def _give(self, call: DispatchedCall) -> bool:
+        raise NotImplementedError
+
+    def wanted(self) -> None:
+        """Calls wait: more workers may be needed."""
+
+    def pump(self) -> None:
+        """A worker has room: give it what waits."""
+        queue = self._queue
+        while queue and self._give(queue[0]):
+            queue.popleft()
+
+    def forget(self, call: DispatchedCall) -> None:
+        """A call that was held will not run."""
+        self._queue.remove(call)
+
+    def worker_freed(self, worker: WorkerProcess) -> None:
+        """A call of `worker` is gone."""
+
+    def call_gone(self, call: DispatchedCall) -> None:
+        """A call is gone, wherever it was."""
+        self._on_gone(call)
+
+    @property
+    def held(self) -> int:
+        """Calls that wait here."""
+        return len(self._queue)
+
+    def fail_held(self, code: ErrorCode, reason: str) -> None:
+        """No worker will come: the calls that wait have an outcome, and did not run."""
+        queue, self._queue = self._queue, deque()
+        for call in queue:
+            call.stop_now(code, reason)
+
+
+class MainPool(Pool):
+    """The calls of the worker that serves everything."""
+
+    def __init__(self, on_gone: Callable[[DispatchedCall], None]) -> None:
+        super().__init__(on_gone)
+        self.worker: WorkerProcess | None = None
+
+    def _give(self, call: DispatchedCall) -> bool:
+        worker = self.worker
+        if worker is None or not worker.ready:
+            return False
+        link = worker.link
+        if link is None or link.streams_available <= 0:
+            return False
+        call.give(worker, link)
+        return True
+
+
+class ReplicaPool(Pool):
+    """The calls of one isolated function.
+
+    Attributes:
+        function: Its name.
+        group: Its slot group.
+        slots: Calls at once, and so replicas at most.
+        workers: Replicas that are alive, starting ones included.
+    """
+
+    isolated = True
+
+    def __init__(
+        self, function: str, group: str, slots: int,
+        on_gone: Callable[[DispatchedCall], None], start: Callable[[ReplicaPool], None],
+    ) -> None:  # fmt: skip
+        super().__init__(on_gone)
+        self.function = function
+        self.group = group
+        self.slots = slots
+        self.workers: list[WorkerProcess] = []
+        self._idle: list[WorkerProcess] = []
+        self._start = start
+
+    def _give(self, call: DispatchedCall) -> bool:
+        for worker in self._idle:
+            link = worker.link
+            if worker.ready and link is not None and link.streams_available > 0:
+                self._idle.remove(worker)
+                call.give(worker, link)
+                return True
+        return False
+
+    def wanted(self) -> None:
+        """Ask for as many replicas as there are calls for, within the slots."""
+        starting = sum(worker.state is WorkerState.STARTING for worker in self.workers)
+        for _ in range(min(self.slots - len(self.workers), len(self._queue) - starting)):
+            self._start(self)
+
+    def worker_ready(self, worker: WorkerProcess) -> None:
+        """A replica takes its first call."""
+        self._idle.append(worker)
+        self.pump()
+
+    def worker_freed(self, worker: WorkerProcess) -> None:
+        """The call of a replica is gone: it takes the next one."""
+        if worker.ready and worker not in self._idle:
+            self._idle.append(worker)
+            self.pump()
+
+    def worker_gone(self, worker: WorkerProcess) -> None:
+        """A replica is dead."""
+        self.workers.remove(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
