@@ -158,6 +158,7 @@ def _close(seat: Seat, task: Task, context: contextvars.Context, iterator: Any) 
     """Let a generator that is left early clean up; what it raises then has no reader."""
     close = getattr(iterator, "close", None)
     if close is not None:
+        task.interrupt_due = False  # It is ending already.
         seat.attempt(task, context.run, close)
 
 

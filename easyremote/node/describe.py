@@ -175,7 +175,19 @@ def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(target)
     except _UNRESOLVED:
-        return dict(getattr(target, "__annotations__", {}))
+        return _hints_one_by_one(target)
+
+
+def _hints_one_by_one(target: Any) -> dict[str, Any]:
+    """Resolve what can be resolved of annotations of which some cannot."""
+    hints: dict[str, Any] = {}
+    for name, annotation in getattr(target, "__annotations__", {}).items():
+        alone = type("_Alone", (), {"__annotations__": {name: annotation}})
+        try:
+            hints.update(typing.get_type_hints(alone, getattr(target, "__globals__", None)))
+        except _UNRESOLVED:
+            hints[name] = annotation
+    return hints
 
 
 def _parameter(parameter: inspect.Parameter, hints: dict[str, Any]) -> dict[str, Any]:
@@ -207,8 +219,9 @@ def _parameter_text(parameter: inspect.Parameter, entry: dict[str, Any]) -> str:
 
 
 def _safe_repr(value: Any) -> str:
-    if getattr(value, "nbytes", 0) > 10_000:  # The repr of an array is slow and says nothing.
-        return "..."
+    size_bytes = getattr(value, "nbytes", 0)
+    if isinstance(size_bytes, int) and size_bytes > 10_000:
+        return "..."  # The repr of a large array is slow and says nothing.
     return cut(_REPR.repr(value), DEFAULT_CHARS_MAX)
 
 

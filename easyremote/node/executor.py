@@ -67,7 +67,7 @@ class Executor:
         self.main_group = SlotGroup(main_group, main_slots, self)
         self.execute = bodies.run_in_seat
         self.on_idle: Callable[[], None] | None = None
-        self.on_stuck: Callable[[list[Task]], None] | None = None
+        self.on_stuck: Callable[[list[str]], None] | None = None
         self._io = io
         self._table = table
         self._timers = timers
@@ -341,7 +341,7 @@ class Executor:
         busy = [t for t in self._tasks if t.phase in (Phase.RUNNING, Phase.STOPPING)]
         in_main = [task for task in stuck if task.group is self.main_group]
         if not busy and len(in_main) >= self.main_group.slots and self.on_stuck is not None:
-            self.on_stuck(stuck)
+            self.on_stuck(sorted({task.function.name for task in stuck}))
 
     def stop_all(self, reason: str, grace_s: float) -> None:
         """Tell every call to stop."""

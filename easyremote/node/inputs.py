@@ -135,7 +135,9 @@ class StreamedArgument(Iterator[Any], AsyncIterator[Any]):
 
 def bind(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Put a `StreamedArgument` in the place of every streamed argument of a call."""
-    markers = [a for a in (*args, *kwargs.values()) if type(a) is values.StreamArgument]
+    markers = [a for a in args if type(a) is values.StreamArgument]
+    if kwargs:
+        markers += [a for a in kwargs.values() if type(a) is values.StreamArgument]
     if not markers:
         return args, kwargs
     if task.opener_ended:

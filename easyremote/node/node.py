@@ -43,7 +43,6 @@ from .worker import Worker
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_Decorator = Callable[[Callable[P, R]], Callable[P, R]]
 
 NODE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}", re.ASCII)
 
@@ -148,10 +147,8 @@ class ComputeNode:
         quota_mode: Literal["soft", "hard"] = "soft", replace: bool = False,
         async_backend: Literal["asyncio", "trio"] = "asyncio",
         load_balancing: bool | str | Mapping[str, Any] | None = None,
-    ) -> _Decorator[P, R]: ...  # fmt: skip
-    @overload
-    def register(self, **keywords: Any) -> _Decorator[P, R]: ...
-    def register(self, fn: Callable[P, R] | None = None, /, **keywords: Any) -> Any:
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...  # fmt: skip
+    def register(self, fn: Any = None, **keywords: Any) -> Any:
         """Offer a function: `@node.register`, or `@node.register(timeout=60, ...)`.
 
         The function itself is returned unchanged, so it can be called and tested as before. Its
@@ -164,7 +161,7 @@ class ComputeNode:
         """
         parsed = register_options.parse(keywords, self.extra_keywords)
 
-        def decorate(fn: Callable[P, R]) -> Callable[P, R]:
+        def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
             function = build(fn, parsed, self._max_concurrency or 1)
             self._table.add(function, replace=parsed.replace)
             if self._worker is not None:

@@ -7,8 +7,11 @@ that `multiprocessing` spawned never serves: the script was written for its pare
 
 from __future__ import annotations
 
+import signal
 import threading
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 from typing import Protocol
 
 from ..errors import EasyRemoteError, GatewayUnreachableError, LinkLostError
@@ -29,7 +32,7 @@ class Agent(Protocol):
     pid: int
 
     def stop(self) -> None:
-        """Ask it to drain and end; returns at once."""
+        """Ask it to drain and end, a second time to end at once; returns at once."""
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for its end; False if the time was too short."""
@@ -99,6 +102,11 @@ class ServeHandle:
         if self._agent is not None:
             self._agent.wait(5.0)
 
+    def stop_at_once(self) -> None:
+        """End without waiting for running calls."""
+        if self._agent is not None:
+            self._agent.stop()
+
     def __enter__(self) -> ServeHandle:
         return self
 
@@ -118,20 +126,19 @@ class ServeHandle:
 def serve_in_foreground(worker: Worker, handle: ServeHandle) -> None:
     """Run sync calls on this thread until serving ends.
 
+    The first SIGINT or SIGTERM drains the node, the second one ends it at once.
+
     Raises:
         EasyRemoteError: The gateway or the agent refused the node.
         SystemExit: The agent is gone: this process has no purpose any more.
     """
 
-    def stop() -> None:
-        # The drain runs beside us: the main thread still has calls to finish.
-        threading.Thread(target=handle.stop, name="easyremote-stop", daemon=True).start()
-
     watch = threading.Thread(
         target=_watch, args=(worker, handle.node_id), name="easyremote-watch", daemon=True
     )
     watch.start()
-    worker.run_main(stop)
+    with _signals(handle):
+        worker.run_main()
     worker.wait_ended(5.0)
     error = worker.error
     handle.stop()
@@ -139,6 +146,34 @@ def serve_in_foreground(worker: Worker, handle: ServeHandle) -> None:
         raise SystemExit(_lost_sentence(handle.node_id, error))
     if error is not None:
         raise error
+
+
+@contextmanager
+def _signals(handle: ServeHandle) -> Iterator[None]:
+    """Let SIGINT and SIGTERM drain the node while the block runs, where handlers can be set."""
+    if threading.current_thread() is not threading.main_thread():
+        _log.info("serving outside the main thread: stop it with its handle, not by a signal")
+        yield
+        return
+    seen = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        # The drain runs beside us: this thread may have calls to finish, and may hold any lock.
+        threading.Thread(
+            target=handle.stop if len(seen) == 1 else handle.stop_at_once,
+            name="easyremote-stop", daemon=True,
+        ).start()  # fmt: skip
+        if len(seen) > 2:
+            raise KeyboardInterrupt
+
+    before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: it was not set from Python, and cannot be set back from here.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _watch(worker: Worker, node_id: str) -> None:

@@ -92,7 +92,7 @@ class Seat:
         error: BaseException | None = None
         try:
             try:
-                self.open = True
+                self._reopen(task)
                 value = fn(*args)
             except BaseException as raised:
                 error = raised
@@ -101,6 +101,14 @@ class Seat:
             error = late
             self._close(task)
         return value, error
+
+    def _reopen(self, task: Task) -> None:
+        """From now on this thread can be interrupted; an interrupt that had to wait comes now."""
+        with self.group.lock:
+            self.open = True
+            due, task.interrupt_due = task.interrupt_due, False
+        if due:
+            raise interrupt.Interrupted
 
     def _close(self, task: Task) -> None:
         """From now on no interrupt can hit this thread, not even one that is on its way."""
@@ -113,11 +121,13 @@ class Seat:
         """Run `fn`, which belongs to us, in the middle of a body that may be interrupted.
 
         An interrupt between two instructions of `fn` could leave the io thread without its wake.
-        One that was on its way is raised afterwards, once.
+        One that was on its way, or comes meanwhile, is raised afterwards.
         """
         self._close(task)
-        fn()
-        self.open = True
+        try:
+            fn()
+        finally:
+            self._reopen(task)
         if task.interrupt_sent and not task.interrupt_repeated:
             task.interrupt_repeated = True
             raise interrupt.Interrupted
@@ -171,7 +181,10 @@ class SlotGroup:
         interrupt.load()
         with self.lock:
             seat = task.seat
-            if seat is None or seat.task is not task or not seat.open or task.interrupt_sent:
+            if seat is None or seat.task is not task or task.interrupt_sent:
+                return
+            if not seat.open:
+                task.interrupt_due = True
                 return
             task.interrupt_sent = True
             interrupt.interrupt(seat.thread_id)
@@ -330,7 +343,12 @@ class Loan:
                 "end the recursion earlier"
             )
         if seat is not None:
-            self._lent = seat.group.lend(task, seat)
+            task.undisturbed(self._lend)
+
+    def _lend(self) -> None:
+        seat = self._task.seat
+        assert seat is not None
+        self._lent = seat.group.lend(self._task, seat)
 
     def __exit__(
         self,
@@ -338,6 +356,10 @@ class Loan:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._lent:
+            self._task.undisturbed(self._take_back)
+
+    def _take_back(self) -> None:
         seat = self._task.seat
-        if self._lent and seat is not None:
-            seat.group.take_back(self._task, seat)
+        assert seat is not None
+        seat.group.take_back(self._task, seat)

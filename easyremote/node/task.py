@@ -23,6 +23,7 @@ a bug of ours. 2) News of the threads (STARTED, RETURNED) may come late; the tab
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,7 @@ class Task(StreamHandler):
         group: The slots that it runs on (io thread).
         seat: The seat of its thread; None of an async call.
         interrupt_sent: An interrupt is on its way (under the lock of its group).
+        interrupt_due: One waits until the body may be interrupted (under the lock of its group).
         interrupt_repeated: It was raised once more, for it may have been lost (its own thread).
         stop_code: Why it should stop, None while it should not (io thread).
         stop_seen: Its body was told so.
@@ -134,6 +136,7 @@ class Task(StreamHandler):
     group: SlotGroup | AsyncGroup | None = None
     seat: Seat | None = None
     interrupt_sent = False
+    interrupt_due = False
     interrupt_repeated = False
     stop_code: ErrorCode | None = None
     stop_reason = ""
@@ -150,7 +153,8 @@ class Task(StreamHandler):
     inputs: dict[int, StreamedArgument] | None = None
     _gate: Gate | None = None
     _filling: tuple[Item, list[memoryview]] | None = None
-    _progress: tuple[Progress, list[memoryview]] | None = None
+    _progress: deque[tuple[Progress, list[memoryview]]] | None = None
+    _progress_posted = False
     _handed_bytes = 0
     _said_bytes = 0
     _pending_bytes = 0
@@ -210,9 +214,12 @@ class Task(StreamHandler):
 
     def report_progress(self, value: Any) -> None:
         """Say how far the body is; a report that has not left yet is replaced."""
-        waiting = self._progress is not None
-        self._progress = outcomes.progress(value, self.may_ship)
-        if not waiting:
+        if self._progress is None:
+            self._progress = deque(maxlen=1)
+        self._progress.append(outcomes.progress(value, self.may_ship))
+        # Looked at after the report is there: the io thread clears it before it takes the report.
+        if not self._progress_posted:
+            self._progress_posted = True
             self.undisturbed(lambda: self.executor.say(self, None, []))
 
     def undisturbed(self, fn: Callable[[], None]) -> None:
@@ -228,10 +235,10 @@ class Task(StreamHandler):
     def send(self, message: Message | None, buffers: list[memoryview]) -> None:
         """Send a message that is not the last one; None sends the newest progress report."""
         if message is None:
-            report, self._progress = self._progress, None
-            if report is None:
+            self._progress_posted = False
+            if not self._progress:
                 return
-            message, buffers = report
+            message, buffers = self._progress.popleft()
         if buffers:
             self._said_bytes += sum(buffer.nbytes for buffer in buffers)
             if not self._watching and not self.stream_over:

@@ -10,7 +10,7 @@ the other direction.
 
 Rules of this file. 1) The io thread never runs the provider's code. 2) A worker whose agent is
 gone ends: nobody could reach it. 3) A forked child of the provider's code keeps nothing of the
-link: its descriptor is closed there.
+link: `launch` closes its descriptor there, and calls made there find no link.
 """
 
 from __future__ import annotations
@@ -113,7 +113,6 @@ class Worker(LinkHandler):
             group: The slot group of a replica that serves one function only; None of worker 0.
         """
         self.error: EasyRemoteError | None = None
-        self.calls_in_flight = 0
         self._sock = sock
         self._table = table
         self._spec = spec
@@ -126,10 +125,10 @@ class Worker(LinkHandler):
         self._update_posted = False
         self._paused = False
         self._draining = False
+        self._stuck = False
         self._registered = threading.Event()
         self._ended = threading.Event()
         self._idle = threading.Event()
-        self._interrupted: Callable[[], None] | None = None
         is_main = group is None
         self._executor = Executor(
             io=self._io, table=table, timers=self._timers, node_id=spec.node_id,
@@ -139,6 +138,7 @@ class Worker(LinkHandler):
             object_bytes_max=_object_bytes_max(),
         )  # fmt: skip
         self._executor.on_idle = self._idle.set
+        self._executor.on_stuck = self._on_stuck
         self._main_seat = self._executor.main_seat()
         self.calls = WorkerCalls(self._io)
 
@@ -147,7 +147,7 @@ class Worker(LinkHandler):
     def start(self) -> None:
         """Open the link and register. Calls come from now on."""
         self._io.start()
-        _close_in_children(self)
+        _forget_in_children(self)
         self._io.spawn(self._timers.run)
         self._io.spawn(self._run_link)
         seam.inject(self.calls)
@@ -162,21 +162,9 @@ class Worker(LinkHandler):
             if not self._ended.is_set():  # A bug of ours must not leave anybody waiting.
                 self._end(LinkLostError("the link to the agent broke in this process"))
 
-    def run_main(self, on_interrupt: Callable[[], None] | None = None) -> None:
-        """Run sync calls on this thread until the link ends.
-
-        Args:
-            on_interrupt: Called at the first Ctrl-C; a second one raises.
-        """
-        while True:
-            try:
-                self._main_seat.run()
-                return
-            except KeyboardInterrupt:
-                if on_interrupt is None:
-                    raise
-                on_interrupt()
-                on_interrupt = None
+    def run_main(self) -> None:
+        """Run sync calls on this thread until the link ends."""
+        self._main_seat.run()
 
     def run_in_background(self) -> None:
         """Run sync calls on a thread of ours: the main thread is the program's own."""
@@ -258,7 +246,18 @@ class Worker(LinkHandler):
             "removed": [name for name in self._removed if name not in names],
             "paused": self._paused,
             "draining": self._draining,
+            "stuck": self._stuck,
         }
+
+    def _on_stuck(self, functions: list[str]) -> None:
+        """No sync call can run here any more: the agent may start this process again."""
+        _log.error(
+            "every slot is held by a function that does not stop; give such functions "
+            'isolation="process", which can be ended alone',
+            node_id=self._spec.node_id, functions=", ".join(functions),
+        )  # fmt: skip
+        self._stuck = True
+        self._send_update()
 
     # ---- the link (io thread) --------------------------------------------------------------------
 
@@ -349,20 +348,14 @@ def _object_bytes_max() -> int:
         return 4 * 1024**3
 
 
-def _close_in_children(worker: Worker) -> None:
-    """Close our end of the link in children that the provider's code forks.
-
-    A child that kept it would keep the link alive after this process has died.
-    """
-    reference = weakref.ref(worker)
+def _forget_in_children(worker: Worker) -> None:
+    """Let calls that a forked child makes find no link: the thread that drives it is not there."""
+    reference = weakref.ref(worker.calls)
 
     def in_child() -> None:
-        parent = reference()
-        if parent is not None:
+        calls = reference()
+        if calls is not None and seam.injected() is calls:
             seam.inject(None)
-            fd = parent._sock.detach()
-            if fd >= 0:
-                os.close(fd)
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=in_child)

@@ -54,6 +54,7 @@ class AgentCall(StreamHandler):
         self.agent = agent
         self.events: queue.Queue[tuple[str, Any, list[memoryview]]] = queue.Queue()
         self.stream: Stream | None = None
+        self.ended_here = False
         self._filling: tuple[Message, list[memoryview], bool] | None = None
 
     def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
@@ -72,8 +73,8 @@ class AgentCall(StreamHandler):
 
     def _came(self, message: Any, buffers: list[memoryview], end: bool) -> None:
         self.events.put((type(message).__name__, message, buffers))
-        if end and self.stream is not None and self.stream.is_open:
-            self.stream.reset(ErrorCode.NO_ERROR, "done")
+        if end and not self.ended_here and self.stream is not None and self.stream.is_open:
+            self.stream.send(ItemsEnd(0, None), end=True)  # Our half of the stream ends, too.
 
     def on_started(self, stream: Stream) -> None:
         self.events.put(("started", None, []))

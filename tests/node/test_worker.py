@@ -1,0 +1,801 @@
+"""Calls through a real link to a worker: results, errors, streams, arguments, access."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from easyremote import seam, values
+from easyremote.errors import EasyRemoteError, RemoteExecutionError, TaskCancelledError
+from easyremote.handlers import StreamHandler
+from easyremote.node import context
+from easyremote.wire.errors import ErrorCode
+from easyremote.wire.message import Call, Result
+
+from .harness import WAIT_S, open_body, rig
+
+
+def test_worker_says_hello_and_registers_everything() -> None:
+    """The agent learns who dialled and every function with its description."""
+    with rig(capabilities={"gpu": {"model": "A100"}}, max_concurrency=3) as made:
+
+        @made.register(tags=["math"], timeout=5)
+        def add(a: int, b: int) -> int:
+            """Add."""
+            return a + b
+
+        made.worker.start()
+        offer = made.agent.offer()
+
+        assert made.agent.hello is not None
+        assert made.agent.hello.role == "worker"
+        assert offer["node_id"] == "n1"
+        assert offer["capabilities"] == {"gpu": {"model": "A100"}}
+        (entry,) = offer["functions"]
+        assert (entry["name"], entry["doc"], entry["group"], entry["slots"]) == (
+            "add", "Add.", "main", 3,
+        )  # fmt: skip
+        assert entry["timeout_s"] == 5.0
+        assert entry["tags"] == ["math"]
+
+
+def test_functions_registered_later_are_offered_at_once() -> None:
+    """An update follows each change, and names what was taken away."""
+    with rig() as made:
+        agent = made.start()
+        made.register(lambda: 1, name="late")
+        made.worker.update()
+        assert [entry["name"] for entry in agent.offer()["functions"]] == ["late"]
+        assert agent.call("late").result() == 1
+        made.table.remove("late")
+        made.worker.update(removed="late", paused=True)
+        offer = agent.offer()
+
+        assert (offer["functions"], offer["removed"], offer["paused"]) == ([], ["late"], True)
+        assert agent.call("late").failure().code == ErrorCode.NOT_FOUND
+
+
+def test_sync_async_and_trio_functions_return() -> None:
+    """All three kinds of functions answer, with positional and keyword arguments."""
+    with rig() as made:
+
+        @made.register
+        def add(a: int, b: int = 1) -> int:
+            return a + b
+
+        @made.register
+        async def add_async(a: int, b: int = 1) -> int:
+            await asyncio.sleep(0)
+            return a + b
+
+        @made.register(async_backend="trio")
+        async def add_trio(a: int, b: int = 1) -> int:
+            import trio
+
+            await trio.lowlevel.checkpoint()
+            return a + b
+
+        agent = made.start()
+        calls = [agent.call(name, 1, b=5) for name in ("add", "add_async", "add_trio")]
+
+        assert [call.result() for call in calls] == [6, 6, 6]
+
+
+def test_many_quick_calls_all_answer_in_order_of_submission() -> None:
+    """A burst of calls on one slot runs in order and each gets its own answer."""
+    with rig() as made:
+        seen = []
+
+        @made.register
+        def note(i: int) -> int:
+            seen.append(i)
+            return i * i
+
+        agent = made.start()
+        calls = [agent.call("note", i) for i in range(200)]
+
+        assert [call.result() for call in calls] == [i * i for i in range(200)]
+        assert seen == list(range(200))
+
+
+def test_sync_functions_run_one_at_a_time_on_one_thread() -> None:
+    """Without `max_concurrency` every sync call runs on the same thread, the main one if it serves."""
+    with rig() as made:
+        made.register(threading.get_ident, name="ident")
+        agent = made.start(main=False)
+        calls = [agent.call("ident") for _ in range(5)]
+
+        def stop() -> None:
+            for call in calls:
+                idents.append(call.result())
+            agent.close()
+
+        idents: list[int] = []
+        helper = threading.Thread(target=stop, daemon=True)
+        helper.start()
+        made.worker.run_main()
+        helper.join(WAIT_S)
+
+        assert idents == [threading.get_ident()] * 5
+
+
+def test_declared_concurrency_runs_at_once() -> None:
+    """`max_concurrency=3` lets three calls meet inside the function."""
+    with rig() as made:
+        barrier = threading.Barrier(3)
+
+        @made.register(max_concurrency=3)
+        def meet() -> int:
+            barrier.wait(WAIT_S)
+            return 1
+
+        agent = made.start()
+        calls = [agent.call("meet") for _ in range(3)]
+
+        assert [call.result() for call in calls] == [1, 1, 1]
+
+
+def test_async_functions_interleave_up_to_their_slots() -> None:
+    """Async calls run at once; `max_concurrency` bounds them, and the rest waits its turn."""
+    with rig() as made:
+        running, most = [0], [0]
+
+        @made.register(max_concurrency=2)
+        async def work() -> int:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+            for _ in range(5):
+                await asyncio.sleep(0)
+            running[0] -= 1
+            return 1
+
+        agent = made.start()
+        calls = [agent.call("work") for _ in range(10)]
+
+        assert [call.result() for call in calls] == [1] * 10
+        assert most[0] == 2
+
+
+def test_arrays_travel_both_ways_writable() -> None:
+    """A large array arrives as a writable array that the function owns, and comes back equal."""
+    with rig() as made:
+
+        @made.register
+        def double(x: Any) -> Any:
+            x *= 2
+            return x
+
+        agent = made.start()
+        sent = np.arange(500_000, dtype=np.float64)
+        result = agent.call("double", sent).result()
+
+        assert np.array_equal(result, sent * 2)
+
+
+def test_large_plain_value_travels() -> None:
+    """A body that does not fit one frame goes beside the message, both ways."""
+    with rig() as made:
+        made.register(lambda x: x[::-1], name="reverse")
+        agent = made.start()
+        value = list(range(100_000))
+
+        assert agent.call("reverse", value).result() == value[::-1]
+
+
+def test_exception_becomes_data() -> None:
+    """What the function raises arrives with its type, text and traceback, without our frames."""
+    with rig() as made:
+
+        @made.register
+        def fail(key: str) -> None:
+            raise KeyError(key)
+
+        failure = made.start().call("fail", "k1").failure()
+        error = values.decode_exception(failure.detail)
+
+        assert failure.code == ErrorCode.REMOTE_ERROR
+        assert failure.maybe_executed
+        assert isinstance(error, RemoteExecutionError)
+        assert "k1" in str(error)
+        assert "bodies.py" not in str(failure.detail)
+        assert "test_worker.py" in str(failure.detail)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "trio"])
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_exit_of_a_body_does_not_end_the_worker(kind: str, error: type[BaseException]) -> None:
+    """`sys.exit()` in a function fails its own call; the worker goes on."""
+    with rig() as made:
+
+        def leave() -> None:
+            raise error
+
+        async def leave_async() -> None:
+            raise error
+
+        backend = "trio" if kind == "trio" else "asyncio"
+        fn = leave if kind == "sync" else leave_async
+        made.register(name="leave", async_backend=backend)(fn)
+        made.register(lambda: 1, name="one")
+        agent = made.start()
+        failure = agent.call("leave").failure()
+
+        assert failure.code == ErrorCode.REMOTE_ERROR
+        assert error.__name__ in failure.reason
+        assert agent.call("one").result() == 1
+
+
+def test_huge_exception_still_fits_a_frame() -> None:
+    """An exception with a text of megabytes arrives cut, and the link survives."""
+    with rig() as made:
+
+        @made.register
+        def fail() -> None:
+            raise ValueError("x" * 3_000_000)
+
+        made.register(lambda: 1, name="one")
+        agent = made.start()
+
+        assert agent.call("fail").failure().code == ErrorCode.REMOTE_ERROR
+        assert agent.call("one").result() == 1
+
+
+def test_unknown_function_is_refused_without_having_run() -> None:
+    """A name that is not registered is NOT_FOUND, and provably nothing ran."""
+    with rig() as made:
+        failure = made.start().call("missing").failure()
+
+        assert (failure.code, failure.maybe_executed) == (ErrorCode.NOT_FOUND, False)
+
+
+@pytest.mark.parametrize(
+    ("accept", "principal", "roles", "is_owner", "allowed"),
+    [
+        ("owner", "alice", ["member"], True, True),
+        ("owner", "alice", ["member"], False, False),
+        ("owner", "alice", ["guest"], True, False),
+        ("members", "bob", ["member"], False, True),
+        ("members", "bob", ["guest"], False, False),
+        (True, "bob", ["operator"], False, True),
+        (False, "alice", ["owner"], True, False),
+        (("bob",), "bob", ["member"], False, True),
+        (("bob",), "alice", ["member"], True, False),
+    ],
+)
+def test_pickled_arguments_need_accept_code(
+    accept: Any, principal: str, roles: list[str], is_owner: bool, allowed: bool
+) -> None:
+    """A pickle is loaded only from whom the node's owner named; else nothing of it is decoded."""
+    loaded = []
+
+    class Canary:
+        def __reduce__(self) -> Any:
+            return loaded_canary, ()
+
+    _LOADED.clear()
+    with rig(accept_code=accept) as made:
+        made.register(lambda x: None, name="take")
+        call = made.start().call(
+            "take", Canary(), pickled=True, principal=principal, roles=roles,
+            context={"owner": is_owner},
+        )  # fmt: skip
+        outcome = call.outcome()
+
+    assert loaded == []
+    if allowed:
+        assert isinstance(outcome, Result)
+        assert _LOADED == [1]
+    else:
+        assert not isinstance(outcome, Result)
+        assert outcome.code == ErrorCode.UNSUPPORTED_CODEC
+        assert not outcome.maybe_executed
+        assert _LOADED == []
+
+
+_LOADED: list[int] = []
+
+
+def loaded_canary() -> int:
+    _LOADED.append(1)
+    return 1
+
+
+class Custom:
+    """A type that plain data does not have."""
+
+
+def test_pickled_result_goes_to_members_only() -> None:
+    """A guest gets an error that names the place in the result; a member gets the object."""
+    with rig() as made:
+        made.register(lambda: {"a": [1, Custom()]}, name="make")
+        agent = made.start()
+        failure = agent.call("make", roles=["guest"]).failure()
+
+        assert failure.code == ErrorCode.BAD_ARGUMENT
+        assert failure.maybe_executed
+        assert "result" in failure.reason
+        assert isinstance(agent.call("make", roles=["member"]).result()["a"][1], Custom)
+
+
+def test_access_is_checked_at_the_node_too() -> None:
+    """`auth_required` refuses nobody in particular; `access_level` refuses who lacks the level."""
+    with rig() as made:
+        made.register(auth_required=True, name="private")(lambda: 1)
+        made.register(access_level="gold", name="gold")(lambda: 1)
+        agent = made.start()
+
+        assert agent.call("private", principal="").failure().code == ErrorCode.AUTH_REQUIRED
+        assert agent.call("private").result() == 1
+        silver = agent.call("gold", context={"levels": ["silver"]})
+        assert silver.failure().code == ErrorCode.FORBIDDEN
+        assert agent.call("gold", context={"levels": ["gold"]}).result() == 1
+
+
+def test_context_says_who_calls() -> None:
+    """Inside a call the caller, its roles, the ids and the deadline are known."""
+    with rig() as made:
+
+        @made.register
+        def who() -> list[Any]:
+            ctx = context()
+            assert ctx.remaining_s is not None and ctx.deadline is not None
+            assert seam.current_ticket.get().hex() == ctx.call_id
+            assert seam.current_deadline.get() == ctx.deadline
+            return [ctx.principal, list(ctx.roles), ctx.node_id, ctx.function,
+                    0 < ctx.remaining_s <= 30, list(ctx.gpu_ids), ctx.attempt]  # fmt: skip
+
+        @made.register
+        async def who_async() -> list[Any]:
+            assert seam.current_lender.get() is None
+            return await asyncio.to_thread(lambda: [context().principal, context().function])
+
+        agent = made.start()
+        call = agent.call("who", principal="bob", roles=["guest"], deadline_ms=30_000)
+
+        assert call.result() == ["bob", ["guest"], "n1", "who", True, [], 0]
+        assert agent.call("who_async").result() == ["alice", "who_async"]
+
+
+def test_context_outside_a_call_says_what_to_do() -> None:
+    """`context()` outside a call is an error that explains itself."""
+    with pytest.raises(EasyRemoteError, match="inside a function"):
+        context()
+
+
+def test_context_variables_do_not_leak_between_calls() -> None:
+    """What one call sets in a context variable, the next one on the same thread does not see."""
+    with rig() as made:
+        from contextvars import ContextVar
+
+        variable: ContextVar[int] = ContextVar("variable", default=0)
+
+        @made.register
+        def bump() -> int:
+            variable.set(variable.get() + 1)
+            return variable.get()
+
+        agent = made.start()
+
+        assert [agent.call("bump").result() for _ in range(3)] == [1, 1, 1]
+
+
+def test_progress_arrives_before_the_result() -> None:
+    """Progress reports reach the caller; the newest is never lost behind an older one."""
+    with rig() as made:
+
+        @made.register
+        def work() -> str:
+            for i in range(1000):
+                context().progress({"done": i})
+            return "end"
+
+        call = made.start().call("work")
+        message, buffers = call.next("Progress")
+        assert open_body(message, buffers)["done"] >= 0
+        last = message
+        while True:
+            name, message, buffers = call.events.get(timeout=WAIT_S)
+            if name == "Progress":
+                last = message
+            if name == "Result":
+                break
+
+        assert open_body(last, [])["done"] == 999
+
+
+# ---- streams out -----------------------------------------------------------------------------------
+
+
+def numbers(n: int) -> Iterator[int]:
+    yield from range(n)
+    return "value"  # type: ignore[return-value]  # noqa: B901
+
+
+async def numbers_async(n: int) -> AsyncIterator[int]:
+    for i in range(n):
+        yield i
+
+
+@pytest.mark.parametrize("fn", [numbers, numbers_async])
+def test_items_come_in_order_then_the_value(fn: Any) -> None:
+    """Every item arrives once, in order; what a generator returns is the result."""
+    with rig() as made:
+        made.register(fn, name="n")
+        call = made.start().call("n", 500, credit=10_000)
+
+        assert call.items(500) == list(range(500))
+        assert call.result() == ("value" if fn is numbers else None)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "trio"])
+def test_producer_never_runs_ahead_of_its_credit(kind: str) -> None:
+    """With credit for 5 items the producer makes 5, not 6, until more is allowed."""
+    with rig() as made:
+        made_items = []
+
+        def count() -> Iterator[int]:
+            for i in range(100):
+                made_items.append(i)
+                yield i
+
+        async def count_async() -> AsyncIterator[int]:
+            for i in range(100):
+                made_items.append(i)
+                yield i
+
+        backend = "trio" if kind == "trio" else "asyncio"
+        fn = count if kind == "sync" else count_async
+        made.register(name="count", async_backend=backend)(fn)
+        agent = made.start()
+        call = agent.call("count", credit=5)
+        assert call.items(5) == [0, 1, 2, 3, 4]
+        # A round trip through the same worker: had the producer gone on, it would be seen.
+        made.register(lambda: 1, name="one", max_concurrency=1)
+        assert agent.call("one").result() == 1
+        assert len(made_items) == 5
+        call.want(7)
+        assert call.items(2) == [5, 6]
+        assert agent.call("one").result() == 1
+        assert len(made_items) == 7
+        call.want(200)
+
+        assert call.items(93) == list(range(7, 100))
+        assert call.result() is None
+
+
+def test_stream_true_streams_a_returned_iterable() -> None:
+    """A plain function with `stream=True` streams what it returns, sync and async."""
+    with rig() as made:
+        made.register(stream=True, name="listed")(lambda n: list(range(n)))
+
+        @made.register(stream=True)
+        async def listed_async(n: int) -> list[int]:
+            return list(range(n))
+
+        made.register(stream=True, name="wrong")(lambda: 5)
+        agent = made.start()
+
+        for name in ("listed", "listed_async"):
+            call = agent.call(name, 3, credit=10)
+            assert call.items(3) == [0, 1, 2]
+            assert call.result() is None
+        failure = agent.call("wrong", credit=10).failure()
+        assert failure.code == ErrorCode.REMOTE_ERROR
+        assert "cannot be iterated" in failure.reason
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_exception_comes_after_the_items_before_it(is_async: bool) -> None:
+    """Items that were yielded arrive before the error."""
+    with rig() as made:
+
+        def fail() -> Iterator[int]:
+            yield 1
+            raise ValueError("late")
+
+        async def fail_async() -> AsyncIterator[int]:
+            yield 1
+            raise ValueError("late")
+
+        made.register(name="fail")(fail_async if is_async else fail)
+        call = made.start().call("fail", credit=10)
+
+        assert call.items(1) == [1]
+        assert "late" in call.failure().reason
+
+
+def test_unsendable_item_ends_the_stream_and_closes_the_generator() -> None:
+    """An item that a guest may not get fails the call, names the item, and runs `finally`."""
+    with rig() as made:
+        closed = threading.Event()
+
+        @made.register
+        def produce() -> Iterator[Any]:
+            try:
+                yield 1
+                yield Custom()
+            finally:
+                closed.set()
+
+        call = made.start().call("produce", credit=10, roles=["guest"])
+
+        assert call.items(1) == [1]
+        failure = call.failure()
+        assert (failure.code, "item[1]" in failure.reason) == (ErrorCode.BAD_ARGUMENT, True)
+        assert closed.wait(WAIT_S)
+
+
+def test_reused_array_is_sent_as_it_was_when_yielded() -> None:
+    """A producer that overwrites its buffer after each yield loses nothing."""
+    with rig() as made:
+
+        @made.register
+        def frames() -> Iterator[Any]:
+            frame = np.zeros(400_000)
+            for i in range(5):
+                frame[:] = i
+                yield frame
+
+        call = made.start().call("frames", credit=10)
+
+        assert [(float(f[0]), float(f[-1])) for f in call.items(5)] == [
+            (float(i), float(i)) for i in range(5)
+        ]
+
+
+def test_stream_and_value_are_not_confused() -> None:
+    """A call that expects a stream of a plain function, or the reverse, is told so at once."""
+    with rig() as made:
+        made.register(numbers)
+        made.register(lambda: 1, name="one")
+        agent = made.start()
+
+        for call in (agent.call("numbers", 3), agent.call("one", credit=5)):
+            failure = call.failure()
+            assert (failure.code, failure.maybe_executed) == (ErrorCode.BAD_ARGUMENT, False)
+            assert "stream=True" in failure.reason
+
+
+# ---- streams in ------------------------------------------------------------------------------------
+
+
+def test_streamed_argument_is_iterated_lazily() -> None:
+    """The function sees items as they come, and the caller never gets credit without bound."""
+    with rig() as made:
+
+        @made.register
+        def total(items: Iterator[int], factor: int = 1) -> int:
+            return sum(items) * factor
+
+        @made.register
+        async def total_async(items: AsyncIterator[int]) -> int:
+            return sum([item async for item in items])
+
+        agent = made.start()
+        for name in ("total", "total_async"):
+            call = agent.call(name, values.StreamArgument(1))
+            sent, allowed = 0, 0
+            while sent < 1000:
+                while sent >= allowed:
+                    want, _ = call.next("Want")
+                    assert want.channel == 1
+                    assert want.total <= sent + 256 + 1
+                    allowed = want.total
+                call.item(sent)
+                sent += 1
+            call.end_items()
+
+            assert call.result() == sum(range(1000))
+
+
+def test_two_streamed_arguments_keep_apart() -> None:
+    """Each streamed argument is its own channel, in order."""
+    with rig() as made:
+
+        @made.register
+        def pairs(a: Iterator[int], b: Iterator[int]) -> list[Any]:
+            return [list(pair) for pair in zip(a, b, strict=True)]
+
+        call = made.start().call("pairs", values.StreamArgument(1), b=values.StreamArgument(2))
+        call.next("Want")
+        for i in range(3):
+            call.item(i * 10, channel=2)
+        call.end_items(2)
+        for i in range(3):
+            call.item(i, channel=1)
+        call.end_items(1)
+
+        assert call.result() == [[0, 0], [1, 10], [2, 20]]
+
+
+def test_error_of_the_callers_iterator_is_raised_in_the_function() -> None:
+    """When the caller's iterator fails, the function gets that error where it iterates."""
+    with rig() as made:
+
+        @made.register
+        def take(items: Iterator[int]) -> list[Any]:
+            seen = []
+            try:
+                for item in items:
+                    seen.append(item)
+            except RemoteExecutionError as error:
+                return [seen, str(error)]
+            return [seen, "no error"]
+
+        call = made.start().call("take", values.StreamArgument(1))
+        call.next("Want")
+        call.item(1)
+        call.end_items(1, values.encode_exception(ValueError("camera broke")))
+        seen, text = call.result()
+
+        assert seen == [1]
+        assert "camera broke" in text
+
+
+def test_large_items_in_get_less_credit() -> None:
+    """Credit follows the size of the items: large ones are never hundreds ahead."""
+    with rig() as made:
+
+        @made.register
+        def sizes(items: Iterator[Any]) -> int:
+            return sum(len(item) for item in items)
+
+        call = made.start().call("sizes", values.StreamArgument(1))
+        frame = np.zeros(1_000_000)
+        call.next("Want")
+        allowed = 0
+        for sent in range(30):
+            while allowed and sent >= allowed:
+                allowed = call.next("Want")[0].total
+            call.item(frame)
+            if not allowed:
+                allowed = 16
+        call.end_items()
+        assert call.result() == 30_000_000
+        assert allowed <= 30 + 16
+
+
+def test_items_beyond_the_credit_stop_the_call() -> None:
+    """A caller that sends more than it was allowed loses the call, not the node its memory."""
+    with rig() as made:
+
+        @made.register
+        def wait(items: Iterator[int]) -> None:
+            try:
+                while not context().cancelled():
+                    time.sleep(0.001)
+            finally:
+                del items
+
+        agent = made.start()
+        call = agent.call("wait", values.StreamArgument(1))
+        call.next("Want")
+        for i in range(1000):
+            call.item(i)
+
+        assert call.failure().code == ErrorCode.PROTOCOL
+
+
+def test_cancelled_consumer_is_released_where_it_waits() -> None:
+    """A function that waits for an item that never comes is told so there when it is cancelled."""
+    with rig() as made:
+        seen = []
+
+        @made.register
+        def wait(items: Iterator[int]) -> None:
+            try:
+                next(items)
+            except TaskCancelledError:
+                seen.append("told")
+                raise
+
+        call = made.start().call("wait", values.StreamArgument(1))
+        call.next("Want")
+        call.cancel()
+
+        assert call.failure().code == ErrorCode.CANCELLED
+        assert seen == ["told"]
+
+
+# ---- nested calls ------------------------------------------------------------------------------------
+
+
+def test_nested_call_travels_on_the_agents_link() -> None:
+    """A function calls another one over the injected link, and its slot is lent meanwhile."""
+    with rig() as made:
+        answered = threading.Event()
+
+        class Listener:
+            def __init__(self) -> None:
+                self.link: Any = None
+
+            def link_up(self, link: Any) -> None:
+                self.link = link
+
+            def link_down(self, error: BaseException | None) -> None: ...
+            def link_credit(self) -> None: ...
+
+        class Answer(StreamHandler):
+            def on_message(self, *args: Any) -> None:
+                answered.set()
+
+        @made.register
+        def outer() -> str:
+            calls = seam.injected()
+            assert calls is not None and not calls.on_io_thread()
+            body = values.encode_call((), {}, allow_pickle=False).body
+            call = Call(secrets.token_bytes(16), "other", None, {}, None, 0, 0,
+                        seam.current_ticket.get(), body, [])  # fmt: skip
+            listener = Listener()
+
+            def go() -> None:
+                calls.listen(listener)
+                listener.link.open(call, handler=Answer())
+
+            calls.post(go)
+            lender = seam.current_lender.get()
+            assert lender is not None
+            with lender.lend():
+                assert answered.wait(WAIT_S)
+            return "outer"
+
+        made.register(lambda: "while it waits", name="between")
+        agent = made.start()
+        outer_call = agent.call("outer")
+        stream, message = agent.nested.get(timeout=WAIT_S)
+        assert (message.function, message.ticket) != ("", b"")
+        assert agent.call("between").result() == "while it waits"
+        agent.io.post(lambda: stream.send(Result(0, 0.0, b"\xf6", []), end=True))
+
+        assert outer_call.result() == "outer"
+
+
+# ---- the end of the link -------------------------------------------------------------------------------
+
+
+def test_goodbye_of_the_agent_is_no_error() -> None:
+    """After a goodbye the worker has ended, without an error, and takes its injected link back."""
+    with rig() as made:
+        agent = made.start()
+        agent.close()
+
+        assert made.worker.wait_ended(WAIT_S)
+        assert made.worker.error is None
+        made.worker.close()
+        assert seam.injected() is None
+
+
+def test_vanished_agent_is_an_error_and_stops_what_runs() -> None:
+    """When the agent is gone, running calls are told to stop and the reason is kept."""
+    with rig() as made:
+        told = threading.Event()
+
+        @made.register
+        def work() -> None:
+            while not context().cancelled():
+                time.sleep(0.001)
+            told.set()
+
+        agent = made.start()
+        agent.call("work").next("started")
+        agent.vanish()
+
+        assert made.worker.wait_ended(WAIT_S)
+        assert told.wait(WAIT_S)
+        assert made.worker.error is not None
+
+
+def test_replica_runs_its_group_on_the_main_thread() -> None:
+    """A process that serves one function runs it on its main thread, one call at a time."""
+    with rig(group="fn:alone") as made:
+        made.register(isolation="process", name="alone")(lambda: threading.current_thread().name)
+        agent = made.start()
+
+        assert agent.call("alone").result() == "easyremote-main"
