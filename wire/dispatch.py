@@ -16,7 +16,7 @@ from .credit import TOTAL_MAX
 from .errors import CodecError, ErrorCode, RemoteProtocolError
 from .frame import END, FLAGS_ALLOWED, MORE, PREAMBLE, STREAM_ID_MAX, FrameType, pack
 from .misconduct import charge, late
-from .stream import StreamInput, StreamRecord
+from .stream import StreamInput, StreamRecord, StreamState
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -231,7 +231,8 @@ def _on_reset(connection: Connection, stream_id: int, payload: bytes) -> None:
         late(connection, stream_id)
         return
     charge(connection, 1.0)
-    connection.step(record, StreamInput.RECEIVE_RESET)
+    if record.state is not StreamState.CLOSED:  # Else our END still waits here, unseen.
+        connection.step(record, StreamInput.RECEIVE_RESET)
     connection.out.drop(record)
     connection.notices.forget(stream_id)
     connection.forget_if_over(record)

@@ -259,6 +259,26 @@ def test_reset_drops_the_stream_on_both_sides() -> None:
     assert pair.a.inflow.consumed == pair.a.inflow.received
 
 
+def test_reset_meets_an_end_that_still_waits() -> None:
+    """A peer may give up a stream whose END of ours has not left us yet: nobody broke a rule."""
+    pair = Pair(Settings(window_stream_bytes=128 * 1024, window_stream_bytes_max=128 * 1024))
+    stream_id = pair.a.open(Kind.CALL, EMPTY, end=True)
+    pair.pump()
+    pair.a.manual_credit(stream_id)
+    pair.b.send(stream_id, Kind.RESULT, EMPTY, [memoryview(bytes(1_000_000))], end=True)
+    pair.pump()
+    assert pair.b.queued_bytes(stream_id) > 0
+
+    pair.a.reset(stream_id, ErrorCode.CANCELLED, "nobody wants it")
+    pair.pump()
+
+    assert pair.events_b[-1] == ev.StreamReset(stream_id, ErrorCode.CANCELLED, "nobody wants it")
+    assert not pair.a.streams
+    assert not pair.b.streams
+    assert pair.a.ready
+    assert pair.b.ready
+
+
 def test_resets_that_we_remember_are_bounded() -> None:
     """Memory of given-up streams does not grow without end."""
     pair = Pair(Settings(reset_memory=2))
