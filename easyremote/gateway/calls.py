@@ -185,7 +185,7 @@ class GatewayCall(Relay):
     def __init__(
         self, dispatcher: Dispatcher, message: Call, up: Stream, more: bool, end: bool
     ) -> None:
-        Relay.__init__(self, up, more=more, end=end)
+        Relay.__init__(self, up, dispatcher.buffers, more=more, end=end)
         self.dispatcher = dispatcher
         self.message = message
         self.opened_more = more

@@ -21,6 +21,7 @@ import trio
 
 from ..errors import EasyRemoteError
 from ..log import Log
+from ..relay import Buffers
 from ..wire.errors import ErrorCode
 from ..wire.message import FLAG_STREAM, Call, Failure, Kind, Result, decode, encode
 from .callers import Caller
@@ -66,6 +67,7 @@ class Dispatcher:
         self.placer = Placer(grants, limits, self._expire)
         self.timers = Timers(self.on_time)
         self.parking = Parking(limits)
+        self.buffers = Buffers(limits.buffered_bytes_max)
         self.callers: dict[str, Caller] = {}
         self.closing = False
         self.calls_total = 0

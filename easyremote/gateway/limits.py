@@ -30,6 +30,10 @@ class GatewayLimits:
     """Calls that wait for a node, over all callers; beyond it OVERLOADED."""
     queued_user_max: int = 4096
     """Calls of one user that wait: four clients with all the stream credit that they can have."""
+    buffered_bytes_max: int = 512 * 1024 * 1024
+    """Bytes that calls hold in the gateway before links lose their credit to them."""
+    stall_s: float = 60.0
+    """How long a caller may leave bytes of its call untouched before the call is given up."""
     client_grace_s: float = 120.0
     """How long calls of a client that vanished without a goodbye go on."""
     offline_grace_s: float = 30.0

@@ -48,7 +48,7 @@ class Parking:
         """Keep the outcome of a call whose caller is away; False if there is no room for it."""
         if call not in self._until:
             return False
-        size = call.holds_bytes
+        size = call.kept_bytes
         if self.bytes_kept + size > self._limits.parked_bytes_max:
             return False
         self._until[call] = now + self._limits.result_ttl_s

@@ -44,6 +44,7 @@ from easyremote.wire.message import (
     decode,
 )
 
+PATIENCE_S = 60.0
 _ids = itertools.count(1)
 
 MESSAGES: dict[int, Any] = {
@@ -115,7 +116,7 @@ class Probe(StreamHandler):
 
     async def until(self, what: Callable[[], Any]) -> None:
         """Wait until something is true that an event on this stream makes true."""
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_S):
             while not what():
                 await self._changed.wait()
 
@@ -208,9 +209,10 @@ class Client(Peer):
         self, function: str, body: bytes = b"args", *, node_ids: list[str] | None = None,
         options: dict[str, Any] | None = None, deadline_ms: int | None = None, codec: int = 0,
         flags: int = 0, ticket: bytes = b"", call_id: bytes | None = None,
-        segments: list[bytes] | None = None, end: bool = True,
+        segments: list[bytes] | None = None, end: bool = True, stalled: bool = False,
     ) -> Probe:  # fmt: skip
         probe = Probe()
+        probe.relay = stalled  # Nobody says `consumed`: no credit ever returns.
         message = Call(
             call_id or new_id(), function, node_ids, options or {}, deadline_ms, codec, flags,
             ticket, body if not segments else None, [len(one) for one in segments or []],
@@ -244,7 +246,7 @@ class Node(Client):
         return given
 
     async def wait_given(self, count: int = 1) -> Given:
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_S):
             while len(self.given) < count:
                 await self._arrived.wait()
         return self.given[count - 1]

@@ -571,12 +571,10 @@ async def test_lost_node_loses_what_it_was_given_and_nothing_else(world: World, 
 async def test_node_lost_inside_its_answer_never_looks_like_a_short_one(world: World, autojump_clock: MockClock) -> None:
     """A result that was cut is a reset with NODE_LOST, never a whole message."""
     node = await world.node("n1", function("f"))
-    call = (await world.client()).call("f")
+    call = (await world.client()).call("f", stalled=True)
     given = await node.wait_given()
     given.say(Result(0, 0.1, None, [9_000_000]), [memoryview(bytes(9_000_000))], end=True)
-    with trio.fail_after(30):
-        while not call.data:
-            await trio.sleep(0.001)
+    await settle()
     node.memory.cut()
     await call.until(lambda: call.reset or call.ended)
 
