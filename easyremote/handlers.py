@@ -26,9 +26,7 @@ class StreamHandler:
 
     relay = False
 
-    def on_message(
-        self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
-    ) -> None:
+    def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         """The peer said something. With `more`, segments follow: `stream.fill` or `on_data`."""
 
     def on_filled(self, stream: Stream, end: bool) -> None:

@@ -90,9 +90,11 @@ def buffer(data: bytes) -> None:
 
 
 def _plain(event: ev.Event) -> object:
-    return (event.stream_id, bytes(event.frame[16:]), event.last, event.end) if isinstance(
-        event, ev.DataReceived
-    ) else str(event)
+    return (
+        (event.stream_id, bytes(event.frame[16:]), event.last, event.end)
+        if isinstance(event, ev.DataReceived)
+        else str(event)
+    )
 
 
 def operations(data: bytes) -> None:

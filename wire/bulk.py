@@ -18,6 +18,7 @@ from . import event as ev
 from .buffer import fresh_frame
 from .errors import ErrorCode, RemoteProtocolError
 from .frame import END, FLAGS_ALLOWED, HEADER_SIZE, LAST, FrameType
+from .granting import credit, credit_connection, inflow_of
 from .misconduct import late
 from .stream import TRANSITIONS, StreamInput, StreamRecord
 
@@ -55,7 +56,7 @@ def begin(connection: Connection, length: int, flags: int, stream_id: int) -> No
     frame: memoryview | None = None
     if record is None:
         late(connection, stream_id)
-        connection.credit_connection(length)
+        credit_connection(connection, length)
     else:
         _check(connection, record, length, flags)
     if record is None or record.targets is None:
@@ -71,7 +72,7 @@ def begin(connection: Connection, length: int, flags: int, stream_id: int) -> No
 def _check(connection: Connection, record: StreamRecord, length: int, flags: int) -> None:
     if not record.more:
         raise RemoteProtocolError(ErrorCode.STREAM_STATE, "a DATA frame without a message")
-    if not connection.inflow_of(record).take(length):
+    if not inflow_of(connection, record).take(length):
         raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more bytes than were granted")
     if flags & END and not flags & LAST:
         raise RemoteProtocolError(ErrorCode.PROTOCOL, "END inside segments")
@@ -102,7 +103,7 @@ def complete(connection: Connection) -> None:
     if record is None:
         return
     if connection.streams.get(record.stream_id) is not record:  # Given up meanwhile.
-        connection.credit_connection(size_bytes)
+        credit_connection(connection, size_bytes)
         return
     last, end = bool(flags & LAST), bool(flags & END)
     if last:
@@ -112,9 +113,9 @@ def complete(connection: Connection) -> None:
     if frame is not None:
         connection.events.append(ev.DataReceived(record.stream_id, frame, last, end))
         if not record.manual:
-            connection.credit(record, size_bytes)
+            credit(connection, record, size_bytes)
     else:
-        connection.credit(record, size_bytes)
+        credit(connection, record, size_bytes)
         if last:
             _filled(connection, record, end)
     connection.forget_if_over(record)

@@ -23,10 +23,9 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
-from . import bulk
+from . import bulk, granting, greeting
 from . import event as ev
 from . import frame as fr
-from . import greeting
 from .buffer import ReceiveBuffer
 from .credit import Budget, Inflow, Outflow, StreamCredit
 from .dispatch import parse
@@ -196,9 +195,7 @@ class Connection:
             return
         if self.phase is not Phase.READY:
             if now >= self.started_at + self.settings.handshake_timeout_s:
-                self.fail(
-                    ProtocolError(ErrorCode.HANDSHAKE_TIMEOUT, "the handshake took too long")
-                )
+                self.fail(ProtocolError(ErrorCode.HANDSHAKE_TIMEOUT, "the handshake took too long"))
             return
         self.notices.write_due(self.out, now)
         if now >= self.heard_at + self.settings.lease_s:
@@ -363,32 +360,19 @@ class Connection:
         """Say that bytes received on a stream have left our memory: the peer gets credit."""
         record = self.streams.get(stream_id)
         if record is not None:
-            self.credit(record, size_bytes)
+            granting.credit(self, record, size_bytes)
         else:
-            self.credit_connection(size_bytes)
+            granting.credit_connection(self, size_bytes)
 
     def consumed_on_stream(self, stream_id: int, size_bytes: int) -> None:
         """The same for bytes that `credit_connection` was told of when they came."""
         record = self.streams.get(stream_id)
         if record is not None:
-            self._credit_stream(record, size_bytes)
-
-    def credit(self, record: StreamRecord, size_bytes: int) -> None:
-        """Count bytes of a stream as consumed, and grant more when that is worth a frame."""
-        self._credit_stream(record, size_bytes)
-        self.credit_connection(size_bytes)
-
-    def _credit_stream(self, record: StreamRecord, size_bytes: int) -> None:
-        rtt_s = self.rtt_s or 0.0
-        wants_more = record.state is StreamState.OPEN or record.state is StreamState.ENDED_HERE
-        inflow = self.inflow_of(record)
-        if inflow.consume(size_bytes, self.now, rtt_s) and wants_more:
-            self.out.control(greeting.credit_frame(record.stream_id, inflow.granted))
+            granting.credit_stream(self, record, size_bytes)
 
     def credit_connection(self, size_bytes: int) -> None:
-        """The same for bytes that belong to no stream any more."""
-        if self.inflow.consume(size_bytes, self.now, self.rtt_s or 0.0):
-            self.out.control(greeting.credit_frame(0, self.inflow.granted))
+        """Give the connection's credit for bytes back, while their stream's stays used."""
+        granting.credit_connection(self, size_bytes)
 
     def watch(self, stream_id: int) -> None:
         """Report this stream's bytes in `take_drained` as they are framed."""
@@ -439,16 +423,6 @@ class Connection:
 
     # ---- shared with dispatch.py ----------------------------------------------------------
 
-    def inflow_of(self, record: StreamRecord) -> Inflow:
-        """Return what we granted on a stream, counted from now if it was not yet."""
-        inflow = record.inflow
-        if inflow is None:
-            settings = self.settings
-            inflow = record.inflow = Inflow(
-                settings.window_stream_bytes, settings.window_stream_bytes_max, self.now
-            )
-        return inflow
-
     def step(self, record: StreamRecord, what: StreamInput) -> None:
         """Move a stream along its table because of the peer."""
         if not record.step(what):
@@ -486,4 +460,3 @@ class Connection:
     def _require(self, condition: bool, sentence: str) -> None:
         if not condition:
             raise LocalProtocolError(ErrorCode.STREAM_STATE, sentence)
-

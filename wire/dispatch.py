@@ -15,6 +15,7 @@ from . import event as ev
 from .credit import TOTAL_MAX
 from .errors import CodecError, ErrorCode, RemoteProtocolError
 from .frame import END, FLAGS_ALLOWED, MORE, PREAMBLE, STREAM_ID_MAX, FrameType, pack
+from .granting import credit, credit_connection, inflow_of
 from .misconduct import charge, late
 from .stream import StreamInput, StreamRecord, StreamState
 
@@ -99,13 +100,13 @@ def on_frame(
     handler(connection, stream_id, payload)
 
 
-def _on_open(
-    connection: Connection, flags: int, kind: int, stream_id: int, payload: bytes
-) -> None:
+def _on_open(connection: Connection, flags: int, kind: int, stream_id: int, payload: bytes) -> None:
     if flags & ~(END | MORE) or flags == END | MORE:
         raise RemoteProtocolError(ErrorCode.PROTOCOL, "OPEN with flags that it cannot have")
-    expected = connection.peer_stream_id + 2 if connection.peer_stream_id else (
-        1 if not connection.dialer else 2
+    expected = (
+        connection.peer_stream_id + 2
+        if connection.peer_stream_id
+        else (1 if not connection.dialer else 2)
     )
     if stream_id != expected or stream_id > STREAM_ID_MAX:
         raise RemoteProtocolError(
@@ -135,20 +136,20 @@ def _on_message(
     record = connection.streams.get(stream_id)
     if record is None:
         late(connection, stream_id)
-        connection.credit_connection(size)
+        credit_connection(connection, size)
         return
     if record.more:
         raise RemoteProtocolError(ErrorCode.STREAM_STATE, "a message before the segments' end")
     more, end = bool(flags & MORE), bool(flags & END)
-    if (not end or record.inflow is not None) and not connection.inflow_of(record).take(size):
+    if (not end or record.inflow is not None) and not inflow_of(connection, record).take(size):
         raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more bytes than were granted")
     connection.step(record, _RECEIVE_END if end else _RECEIVE)
     if more:
         record.more = True
     if end:
-        connection.credit_connection(size)  # A window holds one message: no need to count it.
+        credit_connection(connection, size)  # A window holds one message: no need to count it.
     elif not record.manual:
-        connection.credit(record, size)
+        credit(connection, record, size)
     connection.events.append(ev.MessageReceived(stream_id, kind, payload, more, end))
     if end:
         connection.forget_if_over(record)

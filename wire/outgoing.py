@@ -63,7 +63,16 @@ class Outgoing:
         emptied: Streams that were closed and have now sent all that they had queued.
     """
 
-    __slots__ = ("calm", "drained", "emptied", "express", "outflow", "pending_bytes", "round", "settings")
+    __slots__ = (
+        "calm",
+        "drained",
+        "emptied",
+        "express",
+        "outflow",
+        "pending_bytes",
+        "round",
+        "settings",
+    )
 
     def __init__(self, settings: Settings, outflow: Outflow) -> None:
         self.settings = settings

@@ -18,7 +18,9 @@ from .pair import Pair, take, written
 EMPTY = cbor.encode_frame([])
 
 
-def frame(type_: int, flags: int = 0, kind: int = 0, stream_id: int = 0, body: object = ()) -> bytes:
+def frame(
+    type_: int, flags: int = 0, kind: int = 0, stream_id: int = 0, body: object = ()
+) -> bytes:
     """A frame as a peer of bad will might write it."""
     payload = body if isinstance(body, bytes) else cbor.encode_frame(body)
     return pack(type_, flags, kind, stream_id, payload)
@@ -82,9 +84,7 @@ def test_refusal_reaches_the_dialer() -> None:
 def test_versions_without_overlap_are_refused(oldest: int, newest: int, code: ErrorCode) -> None:
     """Peers that share no version part with a sentence."""
     pair = Pair(greet=False)
-    hello = frame(
-        FrameType.HELLO, body=[oldest, newest, "client", {}, {}, 1 << 20, 1 << 20, 1]
-    )
+    hello = frame(FrameType.HELLO, body=[oldest, newest, "client", {}, {}, 1 << 20, 1 << 20, 1])
 
     assert broken(pair, fr.PREAMBLE + hello) is code
 

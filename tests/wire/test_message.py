@@ -48,7 +48,9 @@ def test_every_field_is_checked(message: Any) -> None:
     """A field of another type, or one too few, is a decode error."""
     for index in range(len(message)):
         fields = list(message)
-        fields[index] = [[]] if isinstance(fields[index], dict) or fields[index] is None else {"": 0}
+        fields[index] = (
+            [[]] if isinstance(fields[index], dict) or fields[index] is None else {"": 0}
+        )
         if isinstance(message[index], list) or message[index] is None:
             fields[index] = 1.5 if not isinstance(message, ms.Failure) else "x"
         with pytest.raises(CodecError):

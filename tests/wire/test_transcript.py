@@ -20,7 +20,9 @@ def call(segments: list[int] | None = None) -> bytes:
     """The payload of a call."""
     body = None if segments else b"\x80"
     return ms.encode(
-        ms.Call(b"i" * 16, "render", ["gpu-1"], {"priority": 1}, 2000, 0, 0, b"", body, segments or [])
+        ms.Call(
+            b"i" * 16, "render", ["gpu-1"], {"priority": 1}, 2000, 0, 0, b"", body, segments or []
+        )
     )
 
 
@@ -46,7 +48,9 @@ def conversation() -> bytes:
     a.cancel(first, 1, 250)
     a.handle_timeout(0.5)
     carry()
-    a.send(second, ms.Kind.ITEM, ms.encode(ms.Item(1, 0, None, [3])), [memoryview(b"abc")], end=True)
+    a.send(
+        second, ms.Kind.ITEM, ms.encode(ms.Item(1, 0, None, [3])), [memoryview(b"abc")], end=True
+    )
     third = a.open(ms.Kind.QUERY, ms.encode(ms.Query("nodes", {})))
     a.reset(third, ErrorCode.CANCELLED, "never mind")
     carry()
@@ -62,7 +66,9 @@ def answer(connection: Connection, event: ev.Event) -> None:
     if isinstance(event, ev.HelloReceived):
         connection.welcome({})
         connection.handle_timeout(0.0)
-    elif isinstance(event, ev.StreamOpened) and event.stream_id == 1 and connection.streams_available:
+    elif (
+        isinstance(event, ev.StreamOpened) and event.stream_id == 1 and connection.streams_available
+    ):
         connection.open(ms.Kind.DISPATCH, b"\x80")
 
 
@@ -79,7 +85,9 @@ _, EVENTS = replay(WHOLE)
 def plain(events: list[ev.Event]) -> list[object]:
     """Events in a form that can be compared: bytes for memory."""
     return [
-        event._replace(frame=bytes(event.frame[16:])) if isinstance(event, ev.DataReceived) else event
+        event._replace(frame=bytes(event.frame[16:]))
+        if isinstance(event, ev.DataReceived)
+        else event
         for event in events
     ]
 
