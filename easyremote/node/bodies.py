@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextvars
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import seam, values
@@ -30,6 +31,7 @@ from .outcome import Outcome
 if TYPE_CHECKING:
     from .slots import Seat
     from .task import Task
+
 
 def run_in_seat(seat: Seat, task: Task) -> Outcome:
     """Run the body of a sync function on the thread of `seat`. Never raises."""
@@ -85,7 +87,7 @@ def _undecoded(task: Task, error: BaseException) -> Outcome:
     return outcomes.raised(error)
 
 
-# ---- from what happened to an outcome ------------------------------------------------------------
+# ---- from what happened to an outcome ----------------------------------------------------------
 
 
 def of_value(task: Task, value: Any, seconds: float) -> Outcome:
@@ -112,7 +114,7 @@ def _unsendable(error: SerializationError) -> Outcome:
     return outcomes.refusal(ErrorCode.BAD_ARGUMENT, str(error), maybe_executed=True)
 
 
-# ---- generators ------------------------------------------------------------------------------------
+# ---- generators --------------------------------------------------------------------------------
 
 
 def _iterate(
@@ -125,7 +127,7 @@ def _iterate(
     produced = 0
     while True:
         if not task.can_yield(produced):
-            task.gate.wait(lambda: task.can_yield(produced))
+            task.gate.wait(partial(task.can_yield, produced))
         if task.stop_code is not None:
             _close(seat, task, context, iterator)
             return stopped(task)
@@ -162,7 +164,7 @@ def _close(seat: Seat, task: Task, context: contextvars.Context, iterator: Any) 
         seat.attempt(task, context.run, close)
 
 
-# ---- async def -------------------------------------------------------------------------------------
+# ---- async def ---------------------------------------------------------------------------------
 
 
 async def run_async(task: Task) -> Outcome:
@@ -193,7 +195,7 @@ async def _iterate_async(task: Task, iterable: Any, begun_at: float) -> Outcome:
     try:
         while True:
             if not task.can_yield(produced):
-                await task.gate.wait_async(lambda: task.can_yield(produced))
+                await task.gate.wait_async(partial(task.can_yield, produced))
             if task.stop_code is not None:
                 return stopped(task)
             try:

@@ -14,7 +14,6 @@ Source. JSON Schema 2020-12 for the words used; PEP 362 for signatures.
 
 from __future__ import annotations
 
-import collections.abc as abc
 import dataclasses
 import datetime
 import decimal
@@ -26,6 +25,7 @@ import reprlib
 import types
 import typing
 import uuid
+from collections import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +40,9 @@ PARAMETERS_MAX = 200
 SCHEMA_DEPTH_MAX = 6
 SCHEMA_NODES_MAX = 400
 
-_UNRESOLVED = (NameError, TypeError, AttributeError, SyntaxError, ValueError, LookupError, ImportError)
+_UNRESOLVED = (
+    NameError, TypeError, AttributeError, SyntaxError, ValueError, LookupError, ImportError,
+)  # fmt: skip
 """What resolving an annotation may raise: it is an expression of the provider."""
 
 _REPR = reprlib.Repr()  # Bounded, and it survives a __repr__ that raises.

@@ -132,12 +132,16 @@ class Executor:
                 ErrorCode.AUTH_REQUIRED, f"{function.name} is for authenticated callers only"
             )
         levels = call.context.get("levels")
-        if options.access_level is not None and isinstance(levels, list | tuple):
-            if options.access_level not in levels and "owner" not in call.roles:
-                return outcomes.refusal(
-                    ErrorCode.FORBIDDEN,
-                    f"{function.name} needs the access level {options.access_level!r}",
-                )
+        if (
+            options.access_level is not None
+            and isinstance(levels, list | tuple)
+            and options.access_level not in levels
+            and "owner" not in call.roles
+        ):
+            return outcomes.refusal(
+                ErrorCode.FORBIDDEN,
+                f"{function.name} needs the access level {options.access_level!r}",
+            )
         if call.codec == CODEC_PICKLE and not self.accepts(call):
             return outcomes.refusal(
                 ErrorCode.UNSUPPORTED_CODEC,

@@ -114,7 +114,7 @@ class AsyncioLoop:
     async def _body(self, task: Task) -> None:
         try:
             outcome = await bodies.run_async(task)
-        except BaseException as error:  # The task boundary: also SystemExit of the body.
+        except BaseException as error:  # noqa: BLE001 - the task boundary: SystemExit, too
             outcome = bodies.of_error(task, error)
         self._executor.report(task, outcome, None)
 
@@ -169,7 +169,7 @@ class TrioLoop:
                 outcome = await bodies.run_async(task)
         except trio.Cancelled:
             raise
-        except BaseException as error:  # The task boundary: also SystemExit of the body.
+        except BaseException as error:  # noqa: BLE001 - the task boundary: SystemExit, too
             outcome = bodies.of_error(task, error)
         if outcome is None:
             outcome = bodies.stopped(task)
@@ -233,5 +233,3 @@ class AsyncGroup:
 
     def close(self) -> None:
         """Nothing to close: bodies end with their loop."""
-
-

@@ -308,7 +308,8 @@ class ComputeNode:
 
     def __repr__(self) -> str:
         where = self._gateway or "the default gateway"
-        return f"<ComputeNode {self._node_id or '(default id)'} at {where}, {len(self._table)} functions>"
+        name = self._node_id or "(default id)"
+        return f"<ComputeNode {name} at {where}, {len(self._table)} functions>"
 
 
 def _one_address(given: Mapping[str, str | None]) -> str | None:
@@ -328,7 +329,7 @@ def _accept_code(value: Any) -> AcceptCode:
     if isinstance(value, bool) or value in ("owner", "members"):
         return bool(value) if isinstance(value, bool) else str(value)
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 - mostly a misspelt word
             f'accept_code is False, "owner", "members" or a list of principals, not {value!r}'
         )
     if not all(isinstance(name, str) for name in value):

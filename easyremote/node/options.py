@@ -126,7 +126,7 @@ def plain_tree(value: Any, path: str) -> Any:
     def copy(value: Any, path: str, depth: int) -> Any:
         left[0] -= 1
         if depth > TREE_DEPTH_MAX or left[0] < 0:
-            raise ValueError(f"{path.split('.')[0]} is too deep or has too many entries")
+            raise ValueError(f"{path.partition('.')[0]} is too deep or has too many entries")
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, str):

@@ -7,7 +7,7 @@ the provider's function provably did not begin.
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import values
@@ -23,7 +23,7 @@ REASON_CHARS_MAX = 1000
 FRAME_TEXT_MAX = 48 * 1024
 """Bytes of exception data in one frame of at most 64 KiB, its fixed parts deducted."""
 
-_HERE = os.path.dirname(__file__)
+_HERE = str(Path(__file__).parent)
 
 
 class Outcome(NamedTuple):

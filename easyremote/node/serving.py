@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 from ..errors import EasyRemoteError, GatewayUnreachableError, LinkLostError
 from ..log import Log
@@ -85,7 +85,7 @@ class ServeHandle:
         ready = self._worker.wait_registered(timeout)
         if self.error is not None:
             raise self.error
-        return ready
+        return ready and self.running
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end of serving; False if it still goes on after `timeout` seconds."""
@@ -107,7 +107,7 @@ class ServeHandle:
         if self._agent is not None:
             self._agent.stop()
 
-    def __enter__(self) -> ServeHandle:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -132,7 +132,6 @@ def serve_in_foreground(worker: Worker, handle: ServeHandle) -> None:
         EasyRemoteError: The gateway or the agent refused the node.
         SystemExit: The agent is gone: this process has no purpose any more.
     """
-
     watch = threading.Thread(
         target=_watch, args=(worker, handle.node_id), name="easyremote-watch", daemon=True
     )
@@ -157,7 +156,7 @@ def _signals(handle: ServeHandle) -> Iterator[None]:
         return
     seen = []
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, _: FrameType | None) -> None:
         seen.append(number)
         # The drain runs beside us: this thread may have calls to finish, and may hold any lock.
         threading.Thread(
@@ -212,5 +211,3 @@ def must_be_ready(handle: ServeHandle, timeout_s: float) -> None:
             f"the gateway did not take node {handle.node_id} within {timeout_s:g} s; "
             "easyremote doctor says what is wrong"
         )
-
-

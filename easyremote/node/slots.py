@@ -94,7 +94,7 @@ class Seat:
             try:
                 self._reopen(task)
                 value = fn(*args)
-            except BaseException as raised:
+            except BaseException as raised:  # noqa: BLE001 - the task boundary
                 error = raised
             self._close(task)
         except interrupt.Interrupted as late:  # It came between the body and here.

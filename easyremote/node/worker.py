@@ -216,9 +216,7 @@ class Worker(LinkHandler):
         """Tell the agent, soon, what changed; the functions are read from the table."""
         self._io.post(lambda: self._note_update(removed, paused, draining))
 
-    def _note_update(
-        self, removed: str | None, paused: bool | None, draining: bool | None
-    ) -> None:
+    def _note_update(self, removed: str | None, paused: bool | None, draining: bool | None) -> None:
         if removed is not None:
             self._removed.append(removed)
         self._paused = self._paused if paused is None else paused

@@ -11,20 +11,20 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from easyremote import values
 from easyremote.bridge import IoThread
 from easyremote.errors import EasyRemoteError
 from easyremote.handlers import LinkHandler, StreamHandler
 from easyremote.link import Link
-from easyremote.node.register import FunctionTable, build
 from easyremote.node.options import parse
 from easyremote.node.outcome import pack
+from easyremote.node.register import FunctionTable, build
 from easyremote.node.spec import NodeSpec
 from easyremote.node.worker import Worker
-from easyremote.transport.socket_stream import SocketStream
 from easyremote.stream import Stream
+from easyremote.transport.socket_stream import SocketStream
 from easyremote.wire import event as ev
 from easyremote.wire.errors import ErrorCode
 from easyremote.wire.message import (
@@ -42,6 +42,8 @@ from easyremote.wire.message import (
     Want,
     decode,
 )
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 WAIT_S = 10.0
 """Far beyond what anything here takes; a test that reaches it fails."""
@@ -113,7 +115,14 @@ class AgentCall(StreamHandler):
         return [open_body(*self.next("Item")) for _ in range(count)]
 
     def say(self, message: Message, buffers: Sequence[memoryview] = ()) -> None:
-        self.agent.io.post(lambda: self.stream and self.stream.send(message, buffers))
+        self._post(lambda stream: stream.send(message, buffers))
+
+    def _post(self, fn: Callable[[Stream], None]) -> None:
+        def run() -> None:
+            assert self.stream is not None
+            fn(self.stream)
+
+        self.agent.io.post(run)
 
     def want(self, total: int, channel: int = 0) -> None:
         self.say(Want(channel, total))
@@ -126,12 +135,10 @@ class AgentCall(StreamHandler):
         self.say(ItemsEnd(channel, error))
 
     def cancel(self, strength: int = 0, grace_ms: int = 5000) -> None:
-        self.agent.io.post(lambda: self.stream and self.stream.cancel(strength, grace_ms))
+        self._post(lambda stream: stream.cancel(strength, grace_ms))
 
     def reset(self) -> None:
-        self.agent.io.post(
-            lambda: self.stream and self.stream.reset(ErrorCode.CANCELLED, "gave up")
-        )
+        self._post(lambda stream: stream.reset(ErrorCode.CANCELLED, "gave up"))
 
 
 def open_body(message: Item | Result | Progress, buffers: list[memoryview]) -> Any:
@@ -171,6 +178,7 @@ class ScriptedAgent(LinkHandler):
         self.offers: queue.Queue[dict[str, Any]] = queue.Queue()
         self.nested: queue.Queue[tuple[Stream, Any]] = queue.Queue()
         self.hello: ev.HelloReceived | None = None
+        self.refuse: tuple[ErrorCode, str] | None = None
         self.link: Link | None = None
         self.registration: Stream | None = None
         self.on_nested: Callable[[Stream, Any], None] | None = None
@@ -179,7 +187,9 @@ class ScriptedAgent(LinkHandler):
         self.io.spawn(self._run)
 
     async def _run(self) -> None:
-        self.link = Link(SocketStream(self._sock, "worker"), self, dialer=False, outbox=self.io.outbox)
+        self.link = Link(
+            SocketStream(self._sock, "worker"), self, dialer=False, outbox=self.io.outbox
+        )
         await self.link.run()
 
     def on_hello(self, link: Link, event: ev.HelloReceived) -> None:
@@ -194,6 +204,10 @@ class ScriptedAgent(LinkHandler):
             self.registration = stream
             handler = _Registration(self)
             handler.take(stream, message.info, message.segments, more)
+            if self.refuse is not None:
+                code, reason = self.refuse
+                stream.send(Failure(int(code), reason, False, None, {}), end=True)
+                return handler
             stream.send(Registered({"epoch": 1}))
             return handler
         if self.on_nested is not None:
@@ -233,7 +247,12 @@ class ScriptedAgent(LinkHandler):
 
     def close(self) -> None:
         """Say goodbye, as an agent does that ends in order."""
-        self.io.post(lambda: self.link and self.link.close())
+
+        def close() -> None:
+            if self.link is not None:
+                self.link.close()
+
+        self.io.post(close)
 
     def vanish(self) -> None:
         """End without a word, as a process that was killed."""
@@ -254,6 +273,10 @@ class Rig:
         self.agent = ScriptedAgent(theirs)
         self.worker = Worker(ours, self.table, spec, group=group)
 
+    @overload
+    def register(self, fn: F) -> F: ...
+    @overload
+    def register(self, **keywords: Any) -> Callable[[F], F]: ...
     def register(self, fn: Any = None, **keywords: Any) -> Any:
         options = parse(keywords)
 

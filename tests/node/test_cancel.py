@@ -28,9 +28,7 @@ def test_task_table_is_closed() -> None:
         assert (leads <= {Phase.DONE}) == (phase is Phase.DONE) or phase in (
             Phase.RECEIVING, Phase.ABANDONED,
         )  # fmt: skip
-    assert all(
-        (phase, Input.STOP) in TRANSITIONS or phase is Phase.RECEIVING for phase in Phase
-    )
+    assert all((phase, Input.STOP) in TRANSITIONS or phase is Phase.RECEIVING for phase in Phase)
 
 
 def test_cancelled_before_it_began_provably_did_not_run() -> None:
@@ -134,7 +132,7 @@ def test_stuck_body_is_settled_and_keeps_its_slot(monkeypatch: pytest.MonkeyPatc
         assert waiting.result() == 1
 
 
-def test_interrupt_never_hits_another_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_never_hits_another_call() -> None:
     """Bodies that end just as they are interrupted harm nobody: every other call has its result."""
     with rig() as made:
 
@@ -211,9 +209,7 @@ def test_generator_is_closed_when_its_caller_leaves(kind: str, how: str) -> None
                 closed.set()
 
         fn: Any = produce if kind == "sync" else produce_async
-        made.register(
-            name="produce", async_backend="trio" if kind == "trio" else "asyncio"
-        )(fn)
+        made.register(name="produce", async_backend="trio" if kind == "trio" else "asyncio")(fn)
         made.register(lambda: 1, name="one")
         agent = made.start()
         call = agent.call("produce", credit=3)

@@ -1,5 +1,6 @@
 """What is read from a function when it is registered."""
 
+# ruff: noqa: ARG001, B006, B008 - these functions are described, never called
 from __future__ import annotations
 
 import dataclasses
@@ -35,7 +36,7 @@ async def async_generator() -> AsyncIterator[int]:
     yield 1
 
 
-class Callable_:
+class CallableObject:
     """Not this."""
 
     def __call__(self, x: int) -> Iterator[int]:
@@ -116,7 +117,9 @@ def test_description_is_bounded() -> None:
     for _ in range(50):
         deep = list[deep]
 
-    def hostile(a: Any = "x" * 100_000, b: Any = list(range(100_000)), c: Any = np.zeros(10**6)):  # type: ignore[no-untyped-def]
+    def hostile(
+        a: Any = "x" * 100_000, b: Any = list(range(100_000)), c: Any = np.zeros(10**6)
+    ) -> None:  # fmt: skip
         """Text."""
 
     hostile.__annotations__["a"] = deep
@@ -134,7 +137,7 @@ def test_repr_that_raises_is_survived() -> None:
         def __repr__(self) -> str:
             raise RuntimeError
 
-    def fn(a: Any = Bad()) -> None: ...  # noqa: B008 - that is the point
+    def fn(a: Any = Bad()) -> None: ...
 
     assert "Bad" in describe_parameters(fn)["parameters"][0]["default_text"]
 
@@ -142,7 +145,7 @@ def test_repr_that_raises_is_survived() -> None:
 def test_first_paragraph_is_one_line() -> None:
     """The description is the first paragraph of the docstring, of an instance its `__call__`."""
     assert first_paragraph(sync) == "Say one thing on two lines."
-    assert first_paragraph(Callable_()) == "This."
+    assert first_paragraph(CallableObject()) == "This."
     assert first_paragraph(coroutine) == ""
 
 
@@ -154,7 +157,7 @@ def test_first_paragraph_is_one_line() -> None:
         (coroutine, True, False),
         (async_generator, True, True),
         (functools.partial(generator, 1), False, True),
-        (Callable_(), False, True),
+        (CallableObject(), False, True),
     ],
 )
 def test_shape_is_found_out(fn: Any, is_async: bool, stream: bool) -> None:

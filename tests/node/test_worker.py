@@ -106,15 +106,14 @@ def test_many_quick_calls_all_answer_in_order_of_submission() -> None:
 
 
 def test_sync_functions_run_one_at_a_time_on_one_thread() -> None:
-    """Without `max_concurrency` every sync call runs on the same thread, the main one if it serves."""
+    """Without `max_concurrency` every sync call runs on the same thread, the one that serves."""
     with rig() as made:
         made.register(threading.get_ident, name="ident")
         agent = made.start(main=False)
         calls = [agent.call("ident") for _ in range(5)]
 
         def stop() -> None:
-            for call in calls:
-                idents.append(call.result())
+            idents.extend(call.result() for call in calls)
             agent.close()
 
         idents: list[int] = []
@@ -273,7 +272,6 @@ def test_pickled_arguments_need_accept_code(
     accept: Any, principal: str, roles: list[str], is_owner: bool, allowed: bool
 ) -> None:
     """A pickle is loaded only from whom the node's owner named; else nothing of it is decoded."""
-    loaded = []
 
     class Canary:
         def __reduce__(self) -> Any:
@@ -281,14 +279,13 @@ def test_pickled_arguments_need_accept_code(
 
     _LOADED.clear()
     with rig(accept_code=accept) as made:
-        made.register(lambda x: None, name="take")
+        made.register(id, name="take")
         call = made.start().call(
             "take", Canary(), pickled=True, principal=principal, roles=roles,
             context={"owner": is_owner},
         )  # fmt: skip
         outcome = call.outcome()
 
-    assert loaded == []
     if allowed:
         assert isinstance(outcome, Result)
         assert _LOADED == [1]
@@ -410,12 +407,12 @@ def test_progress_arrives_before_the_result() -> None:
         assert open_body(last, [])["done"] == 999
 
 
-# ---- streams out -----------------------------------------------------------------------------------
+# ---- streams out ---------------------------------------------------------------------------------
 
 
 def numbers(n: int) -> Iterator[int]:
     yield from range(n)
-    return "value"  # type: ignore[return-value]  # noqa: B901
+    return "value"  # type: ignore[return-value]
 
 
 async def numbers_async(n: int) -> AsyncIterator[int]:
@@ -563,7 +560,7 @@ def test_stream_and_value_are_not_confused() -> None:
             assert "stream=True" in failure.reason
 
 
-# ---- streams in ------------------------------------------------------------------------------------
+# ---- streams in ----------------------------------------------------------------------------------
 
 
 def test_streamed_argument_is_iterated_lazily() -> None:
@@ -621,10 +618,9 @@ def test_error_of_the_callers_iterator_is_raised_in_the_function() -> None:
 
         @made.register
         def take(items: Iterator[int]) -> list[Any]:
-            seen = []
+            seen: list[Any] = []
             try:
-                for item in items:
-                    seen.append(item)
+                seen.extend(iter(items.__next__, "never"))
             except RemoteExecutionError as error:
                 return [seen, str(error)]
             return [seen, "no error"]
@@ -704,7 +700,7 @@ def test_cancelled_consumer_is_released_where_it_waits() -> None:
         assert seen == ["told"]
 
 
-# ---- nested calls ------------------------------------------------------------------------------------
+# ---- nested calls --------------------------------------------------------------------------------
 
 
 def test_nested_call_travels_on_the_agents_link() -> None:
@@ -757,7 +753,7 @@ def test_nested_call_travels_on_the_agents_link() -> None:
         assert outer_call.result() == "outer"
 
 
-# ---- the end of the link -------------------------------------------------------------------------------
+# ---- the end of the link -------------------------------------------------------------------------
 
 
 def test_goodbye_of_the_agent_is_no_error() -> None:
