@@ -4,21 +4,26 @@ Theory. A call that passes through a process is a pair of streams: one to the si
 from (`up`, the caller) and one to the side that answers (`down`, the callee). The kind of a
 message stands in the frame header, so that nothing has to be decoded, and raw segments are sent
 on in the very memory that they came in. Back-pressure is passed on, not absorbed: the sender of
-bytes gets credit for them when the receiving link has framed them. So the relay never holds more
-of a pair than the window of the stream, however slow the other side is.
+bytes gets the credit of its stream when the receiving link has framed them. So the relay never
+holds more of a pair than the window of a stream, however slow the other side is.
 
     caller --- bytes --->  up | hold or forward | down  --- bytes ---> callee
            <-- credit ---     | as `down` frames them
+
+The credit of the *link* is another matter: if a stuck stream kept it, a few of them would block
+everybody else on that link. It returns when the bytes come, as long as the bytes that all relays
+hold together stay below a budget (`Buffers`).
 
 One side may be missing for a while: a call that waits for a node has no `down` yet, and a call
 whose caller lost its link has no `up`. What comes for the missing side is held, uncredited, until
 `attach_down` or `attach_up`.
 
 Rules of this file. 1) Messages and data keep their order, each way. 2) Every byte that came is
-credited exactly once: when it was framed, or when it was dropped. 3) Nothing is sent on a side
-that has ended. 4) The callee's one outcome carries its END and ends the pair: the relay ends its
-own direction to the callee then, and drops what the caller still says. Whoever opened a stream
-must end its own direction, too, at the latest when the outcome came (`END_ONLY_KIND`).
+credited exactly once: when it was framed, or when it was dropped; a message that carries END needs
+none. 3) Nothing is sent on a side that has ended. 4) The callee's one outcome carries its END and
+ends the pair: the relay ends its own direction to the callee then, and drops what the caller still
+says. Whoever opened a stream must end its own direction, too, at the latest when the outcome came
+(`END_ONLY_KIND`).
 
 Source. runtime.md, "One call"; decisions.md 12.
 """
@@ -45,8 +50,85 @@ Held = tuple[int, bytes, bool, bool] | tuple[memoryview, bool, bool]
 """A message (kind, payload, more, end) or a DATA frame (frame, last, end) that waits."""
 
 
+class Buffers:
+    """The bytes that the relays of one process hold together.
+
+    Attributes:
+        used_bytes: Held now, of those for which links got their credit.
+        limit_bytes: Above this, links wait for their credit, too.
+    """
+
+    __slots__ = ("limit_bytes", "used_bytes")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+
+
+class Flow:
+    """Bytes that came on one side of a pair and have not left us on the other.
+
+    Attributes:
+        owed_bytes: Those for which the stream has not got its credit.
+        moved_bytes: All that have left us; stands still when the other side is stuck.
+        held: What waits for a side that is missing; None if nothing ever did.
+        watched: The other side reports what it frames.
+    """
+
+    __slots__ = ("_buffers", "_source", "_withheld", "held", "moved_bytes", "owed_bytes", "watched")
+
+    def __init__(self, source: Stream | None, buffers: Buffers) -> None:
+        self._source = source
+        self._buffers = buffers
+        self._withheld = 0  # Bytes for which the link has not got its credit either.
+        self.owed_bytes = 0
+        self.moved_bytes = 0
+        self.held: list[Held] | None = None
+        self.watched = False
+
+    def came(self, size_bytes: int) -> None:
+        """Bytes have come from the source."""
+        buffers = self._buffers
+        self.owed_bytes += size_bytes
+        if buffers.used_bytes + size_bytes <= buffers.limit_bytes and self._source is not None:
+            buffers.used_bytes += size_bytes
+            self._source.stored(size_bytes)
+        else:
+            self._withheld += size_bytes
+
+    def hold(self, entry: Held) -> None:
+        """Keep something for a side that is missing."""
+        if self.held is None:
+            self.held = []
+        self.held.append(entry)
+
+    def left(self, size_bytes: int) -> None:
+        """Bytes have left us, or were dropped: credit them."""
+        size_bytes = min(size_bytes, self.owed_bytes)
+        if not size_bytes:
+            return
+        self.owed_bytes -= size_bytes
+        self.moved_bytes += size_bytes
+        withheld = min(size_bytes, self._withheld)
+        self._withheld -= withheld
+        self._buffers.used_bytes -= size_bytes - withheld
+        source = self._source
+        if source is not None and source.link.ready:
+            source.passed_on(size_bytes)
+            if withheld:
+                source.stored(withheld)
+
+    def drop(self) -> None:
+        """Forget everything."""
+        self.held = None
+        self.left(self.owed_bytes)
+
+
 class Relay(StreamHandler):
     """The handler of both streams of a pair. Subclass it to decide what happens at its ends.
+
+    Make it around the stream that was opened, return it from `on_open`, open the other stream
+    with it as the handler, and call `attach_down`.
 
     Attributes:
         up: The stream to the caller, None while there is none.
@@ -65,22 +147,21 @@ class Relay(StreamHandler):
 
     down: Stream | None = None
     down_ended = False
+    up_mid = False
+    down_mid = False
     outcome_seen = False
     muted = False
     deaf = False
     caller_spoke = False
-    up_mid = False
-    down_mid = False
-    _up_owed = 0  # Bytes that came on `up` and were not credited yet.
-    _down_owed = 0
-    _up_watched = False
-    _down_watched = False
-    _for_down: list[Held] | None = None
-    _for_up: list[Held] | None = None
+    _from_up: Flow | None = None
+    _from_down: Flow | None = None
 
-    def __init__(self, up: Stream | None, *, more: bool = False, end: bool = False) -> None:
+    def __init__(
+        self, up: Stream | None, buffers: Buffers, *, more: bool = False, end: bool = False
+    ) -> None:
         """Begin with the stream that was opened, and what its opening message said of the rest."""
         self.up = up
+        self.buffers = buffers
         self.up_ended = end
         if more:
             self.up_mid = True
@@ -109,84 +190,94 @@ class Relay(StreamHandler):
         """The callee is known: send it what was held."""
         assert self.down is None
         self.down = down
-        held, self._for_down = self._for_down, None
-        if held:
-            self._watch_down()
-            _replay(held, down)
+        if self._from_up is not None:
+            self._send_held(self._from_up, down)
 
     def detach_down(self) -> None:
         """Forget the callee; another one may be attached. What it was sent is gone."""
-        self._return_down()
-        self._return_up()
+        if self._from_down is not None:
+            self._from_down.drop()
+        if self._from_up is not None:
+            self._from_up.drop()
         self._end_down()
-        self.down = None
-        self.down_ended = self.down_mid = self._down_watched = self.outcome_seen = False
+        self.down = self._from_down = self._from_up = None
+        self.down_ended = self.down_mid = self.outcome_seen = False
 
     def attach_up(self, up: Stream) -> None:
         """The caller is back on another stream: send it what was held."""
         assert self.up is None
         self.up = up
         self.deaf = True
-        held, self._for_up = self._for_up, None
-        if held:
-            self._watch_up()
-            _replay(held, up)
+        if self._from_down is not None:
+            self._send_held(self._from_down, up)
 
     def detach_up(self) -> None:
         """The caller is gone for now: hold what comes for it."""
-        self._return_down()
-        self._return_up()
+        for flow in (self._from_down, self._from_up):
+            if flow is not None:
+                flow.drop()
+                flow.watched = False
         self.up = None
-        self._up_watched = False
         self.up_ended = True
 
-    def drop(self) -> None:
-        """Forget both sides and what was held; every byte is credited."""
-        self._for_down = self._for_up = None
-        self._return_up()
-        self._return_down()
-
     def mute(self) -> None:
-        """Drop what the callee still says, and what was held for it and for the caller."""
+        """Drop what the callee still says, and all that is held."""
         self.muted = True
-        self.drop()
+        for flow in (self._from_down, self._from_up):
+            if flow is not None:
+                flow.drop()
 
-    def _return_up(self) -> None:
-        if self._up_owed and self.up is not None and self.up.link.ready:
-            self.up.consumed(self._up_owed)
-        self._up_owed = 0
-
-    def _return_down(self) -> None:
-        if self._down_owed and self.down is not None and self.down.link.ready:
-            self.down.consumed(self._down_owed)
-        self._down_owed = 0
+    def _send_held(self, flow: Flow, sink: Stream) -> None:
+        held, flow.held = flow.held, None
+        if held:
+            flow.watched = True
+            sink.watch_drained()
+            for entry in held:
+                if len(entry) == 4:
+                    sink.forward(*entry)
+                else:
+                    sink.forward_data(*entry)
 
     @property
     def holds_bytes(self) -> int:
         """Bytes of this pair in our memory."""
-        return self._up_owed + self._down_owed
+        return sum(flow.owed_bytes for flow in (self._from_up, self._from_down) if flow is not None)
+
+    @property
+    def stuck_bytes(self) -> tuple[int, int]:
+        """Bytes that wait for the caller to take them, and how many it has taken so far."""
+        flow = self._from_down
+        return (0, 0) if flow is None else (flow.owed_bytes, flow.moved_bytes)
 
     @property
     def holds_for_caller(self) -> bool:
         """Whether something waits for the caller to come back."""
-        return self._for_up is not None
+        return self._from_down is not None and self._from_down.held is not None
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that wait for the caller to come back, END messages included."""
+        flow = self._from_down
+        if flow is None or flow.held is None:
+            return 0
+        return sum(len(entry[1] if len(entry) == 4 else entry[0]) for entry in flow.held)
 
     def say_up(self, kind: int, payload: bytes) -> None:
         """Say the last word to the caller ourselves, now or when it is back."""
         if self.up is None:
-            self._hold_for_up((kind, payload, False, True))
+            self._flow_down().hold((kind, payload, False, True))
         else:
             self.up.forward(kind, payload, False, True)
 
-    def _watch_down(self) -> None:
-        if not self._down_watched and self.down is not None:
-            self._down_watched = True
-            self.down.watch_drained()
+    def _flow_up(self) -> Flow:
+        if self._from_up is None:
+            self._from_up = Flow(self.up, self.buffers)
+        return self._from_up
 
-    def _watch_up(self) -> None:
-        if not self._up_watched and self.up is not None:
-            self._up_watched = True
-            self.up.watch_drained()
+    def _flow_down(self) -> Flow:
+        if self._from_down is None:
+            self._from_down = Flow(self.down, self.buffers)
+        return self._from_down
 
     # ---- what comes --------------------------------------------------------------------------
 
@@ -198,63 +289,69 @@ class Relay(StreamHandler):
             self._from_callee(stream, kind, payload, more, end)
         elif stream is self.up:
             self._from_caller(stream, kind, payload, more, end)
-        else:
+        elif not end:
             stream.consumed(len(payload))
 
     def _from_callee(
         self, down: Stream, kind: int, payload: bytes, more: bool, end: bool
     ) -> None:
-        size = len(payload)
         terminal = kind in TERMINAL
         if self.outcome_seen or (end is not terminal and not more):
-            down.consumed(size)
             self._callee_broke(down)
             return
         self.down_mid = more
+        if not self.muted and terminal and self.on_outcome(kind, payload, more):
+            return
+        self.outcome_seen = terminal
         if self.muted:
-            self.outcome_seen = terminal
-            down.consumed(size)
-        elif terminal and self.on_outcome(kind, payload, more):
-            down.consumed(size)
+            if not end:
+                down.consumed(len(payload))
         elif (up := self.up) is None:
-            self.outcome_seen = terminal
-            self._down_owed += size
-            self._hold_for_up((kind, payload, more, end))
+            flow = self._flow_down()
+            if not end:
+                flow.came(len(payload))
+            flow.hold((kind, payload, more, end))
         else:
-            self.outcome_seen = terminal
             up.forward(kind, payload, more, end)
-            if self._up_watched or up.pending_bytes:
-                self._down_owed += size
-                self._watch_up()
-            else:
-                down.consumed(size)
-        if end and down is self.down:
+            if not end:
+                self._passed(self._from_down, down, up, len(payload))
+        if end:
             self._callee_ended()
+
+    def _passed(self, flow: Flow | None, source: Stream, sink: Stream, size_bytes: int) -> None:
+        """Credit a message that went out at once; else wait until its sink has framed it."""
+        if (flow is not None and flow.watched) or sink.pending_bytes:
+            flow = self._flow_down() if source is self.down else self._flow_up()
+            flow.came(size_bytes)
+            if not flow.watched:
+                flow.watched = True
+                sink.watch_drained()
+        else:
+            source.consumed(size_bytes)
 
     def _callee_broke(self, down: Stream) -> None:
         """The callee ended without an outcome, or went on after one."""
         down.reset(ErrorCode.STREAM_STATE, "a call ends with its one outcome")
-        self._gone(down, ErrorCode.STREAM_STATE, "the node broke the order of messages", None)
+        self._gone(down, ErrorCode.STREAM_STATE, "it broke the order of messages", None)
 
     def _from_caller(self, up: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
-        size = len(payload)
         if self.muted or self.down_ended or self.deaf:
-            up.consumed(size)
+            if not end:
+                up.consumed(len(payload))
             return
         self.caller_spoke = True
         self.up_mid = more
         if end:
             self.up_ended = True
         if (down := self.down) is None:
-            self._up_owed += size
-            self._hold_for_down((kind, payload, more, end))
+            flow = self._flow_up()
+            if not end:
+                flow.came(len(payload))
+            flow.hold((kind, payload, more, end))
         else:
             down.forward(kind, payload, more, end)
-            if self._down_watched or down.pending_bytes:
-                self._up_owed += size
-                self._watch_down()
-            else:
-                up.consumed(size)
+            if not end:
+                self._passed(self._from_up, up, down, len(payload))
 
     def on_data(self, stream: Stream, frame: memoryview, last: bool, end: bool) -> None:
         """Pass a piece of a segment on, in the memory that it came in."""
@@ -266,71 +363,53 @@ class Relay(StreamHandler):
             stream.consumed(len(frame) - HEADER_SIZE)
 
     def _data_from_callee(self, down: Stream, frame: memoryview, last: bool, end: bool) -> None:
-        size = len(frame) - HEADER_SIZE
         if last:
             if end is not self.outcome_seen:
-                down.consumed(size)
+                down.consumed(len(frame) - HEADER_SIZE)
                 self._callee_broke(down)
                 return
             self.down_mid = False
         if self.muted:
-            down.consumed(size)
+            down.consumed(len(frame) - HEADER_SIZE)
         else:
-            self._down_owed += size
-            if self.up is None:
-                self._hold_for_up((frame, last, end))
-            else:
-                self._watch_up()
-                self.up.forward_data(frame, last, end)
+            self._data_passed(self._flow_down(), self.up, frame, last, end)
         if end:
             self._callee_ended()
 
     def _data_from_caller(self, up: Stream, frame: memoryview, last: bool, end: bool) -> None:
-        size = len(frame) - HEADER_SIZE
         if self.muted or self.down_ended or self.deaf:
-            up.consumed(size)
+            up.consumed(len(frame) - HEADER_SIZE)
             return
         if last:
             self.up_mid = False
         if end:
             self.up_ended = True
-        self._up_owed += size
-        if self.down is None:
-            self._hold_for_down((frame, last, end))
-        else:
-            self._watch_down()
-            self.down.forward_data(frame, last, end)
+        self._data_passed(self._flow_up(), self.down, frame, last, end)
 
-    def _hold_for_up(self, held: Held) -> None:
-        if self._for_up is None:
-            self._for_up = []
-        self._for_up.append(held)
-
-    def _hold_for_down(self, held: Held) -> None:
-        if self._for_down is None:
-            self._for_down = []
-        self._for_down.append(held)
+    def _data_passed(
+        self, flow: Flow, sink: Stream | None, frame: memoryview, last: bool, end: bool
+    ) -> None:
+        flow.came(len(frame) - HEADER_SIZE)
+        if sink is None:
+            flow.hold((frame, last, end))
+            return
+        if not flow.watched:
+            flow.watched = True
+            sink.watch_drained()
+        sink.forward_data(frame, last, end)
 
     def on_drained(self, stream: Stream, size_bytes: int) -> None:
         """Bytes left us on one side: the other side gets credit for them."""
-        if stream is self.up:
-            size_bytes = min(size_bytes, self._down_owed)
-            if size_bytes and self.down is not None:
-                self._down_owed -= size_bytes
-                self.down.consumed(size_bytes)
-        elif stream is self.down:
-            size_bytes = min(size_bytes, self._up_owed)
-            if size_bytes and self.up is not None:
-                self._up_owed -= size_bytes
-                self.up.consumed(size_bytes)
+        flow = self._from_down if stream is self.up else self._from_up
+        if flow is not None and (stream is self.up or stream is self.down):
+            flow.left(size_bytes)
 
     def _callee_ended(self) -> None:
         """The last word of the callee: nothing more goes down."""
-        if self.down_ended:
-            return
-        self.down_ended = True
-        self._end_down()
-        self.on_callee_done()
+        if not self.down_ended:
+            self.down_ended = True
+            self._end_down()
+            self.on_callee_done()
 
     def _end_down(self) -> None:
         """End our direction to the callee, unless the caller has done so already."""
@@ -360,18 +439,8 @@ class Relay(StreamHandler):
     def _gone(
         self, stream: Stream, code: int, reason: str, error: EasyRemoteError | None
     ) -> None:
-        self._return_up()
-        self._return_down()
         if stream is self.up:
             self.on_caller_gone(code, reason, error)
         elif stream is self.down and not self.down_ended:
             self.down_ended = True
             self.on_callee_gone(code, reason, error)
-
-
-def _replay(held: list[Held], stream: Stream) -> None:
-    for entry in held:
-        if len(entry) == 4:
-            stream.forward(*entry)
-        else:
-            stream.forward_data(*entry)

@@ -165,6 +165,8 @@ class GatewayCall(Relay):
         opened_on: The caller's stream, until its stream credit was returned.
         wanted: Somebody may still ask for the outcome.
         over: It has its outcome and nobody will ask for it again.
+        moved_before: Bytes that its caller had taken when that was last looked at.
+        moved_at: When that number last changed, or nothing waited.
     """
 
     principal: Principal
@@ -181,6 +183,8 @@ class GatewayCall(Relay):
     refused_by: frozenset[str] = frozenset()
     wanted = True
     over = False
+    moved_before = 0
+    moved_at = 0.0
 
     def __init__(
         self, dispatcher: Dispatcher, message: Call, up: Stream, more: bool, end: bool
@@ -211,9 +215,21 @@ class GatewayCall(Relay):
         return bool(self.message.flags & FLAG_DETACHED)
 
     @property
+    def body_bytes(self) -> int:
+        """Bytes of its inline body, which wait with it."""
+        body = self.message.body
+        return 0 if body is None else len(body)
+
+    @property
     def can_be_sent_again(self) -> bool:
         """Whether all that its caller has said is in `message`."""
         return not self.opened_more and not self.caller_spoke
+
+    @property
+    def waits_for_caller(self) -> tuple[int, int]:
+        """Bytes that wait for the caller to take them, and how many it has taken so far."""
+        stream, (owed, moved) = self.opened_on, self.stuck_bytes
+        return max(owed, 0 if stream is None else stream.pending_bytes), moved
 
     # ---- what the streams report; the dispatcher decides ---------------------------------------
 
@@ -250,6 +266,12 @@ class GatewayCall(Relay):
         """The caller gave the call up, said goodbye, or was lost."""
         assert self.up is not None
         self.dispatcher.caller_gone(self, for_good=error is None or said_goodbye(self.up))
+
+    def on_drained(self, stream: Stream, size_bytes: int) -> None:
+        """Bytes have left us."""
+        Relay.on_drained(self, stream, size_bytes)
+        if self.over:
+            self.dispatcher.drained(self)
 
     def on_started(self, stream: Stream) -> None:
         """The body runs."""

@@ -57,6 +57,7 @@ class Dispatcher:
 
     Attributes:
         closing: No new call is taken: the gateway drains.
+        leaving: Calls that are over and whose callers have not taken all of the outcome.
         calls_total: Calls that were admitted since the start.
         failures_total: Calls that the gateway itself had to settle.
     """
@@ -64,11 +65,12 @@ class Dispatcher:
     def __init__(self, registry: Registry, grants: Grants, limits: GatewayLimits) -> None:
         self.registry = registry
         self.limits = limits
-        self.placer = Placer(grants, limits, self._expire)
         self.timers = Timers(self.on_time)
         self.parking = Parking(limits)
         self.buffers = Buffers(limits.buffered_bytes_max)
+        self.placer = Placer(grants, limits, self.buffers, self._expire)
         self.callers: dict[str, Caller] = {}
+        self.leaving: dict[GatewayCall, float] = {}
         self.closing = False
         self.calls_total = 0
         self.failures_total = 0
@@ -96,9 +98,11 @@ class Dispatcher:
     def bytes_buffered(self) -> int:
         """Return how many bytes of calls are in our memory: held, or not yet taken by a link."""
         known = {call for caller in self.callers.values() for call in caller.calls.values()}
+        known.update(self.leaving)
         for record in self.registry.nodes.values():
             known.update(record.running.values())
-        return sum(call.holds_bytes for call in known)
+        queued = sum(call.body_bytes for call in known if call.queue is not None)
+        return queued + sum(call.holds_bytes for call in known)
 
     # ---- a call comes ------------------------------------------------------------------------
 
@@ -371,6 +375,7 @@ class Dispatcher:
         """Do what is due now and then: results that nobody fetched, calls that no node can run."""
         for call in self.parking.expired(now):
             self.drop(call)
+        self._drop_stalled(now)
         for pool in self.registry.stranded():
             since = pool.stranded_since
             if since is None:
@@ -382,6 +387,22 @@ class Dispatcher:
                         call, CallInput.LOSE, ErrorCode.NO_NODE, why,
                         {"class": "NoHealthyNodesError"},
                     )  # fmt: skip
+
+    def _drop_stalled(self, now: float) -> None:
+        """Give up the calls whose callers have left bytes untouched for too long."""
+        running = [c for caller in self.callers.values() for c in caller.calls.values()]
+        for call in [*running, *self.leaving]:
+            waiting, moved = call.waits_for_caller
+            if not waiting or moved != call.moved_before:
+                call.moved_before, call.moved_at = moved, now
+            elif now - call.moved_at >= self.limits.stall_s and call.opened_on is not None:
+                call.opened_on.reset(ErrorCode.STALLED, "the caller takes no more bytes")
+                self.leaving.pop(call, None)
+                if call.over:
+                    call.mute()
+                    self._release(call)
+                else:
+                    self.drop(call)
 
     # ---- the outcome -------------------------------------------------------------------------
 
@@ -436,9 +457,21 @@ class Dispatcher:
             self.placer.take_back(parent)
 
     def _release(self, call: GatewayCall) -> None:
-        """Return the stream credit of the caller, once."""
+        """Return the stream credit of the caller, once, when it has taken all that it was sent."""
         stream = call.opened_on
-        if stream is not None:
+        if stream is None:
+            return
+        if not stream.link.ready:
             call.opened_on = None
-            if stream.link.ready:
-                stream.release()
+        elif stream.pending_bytes:
+            self.leaving[call] = trio.current_time()
+            stream.watch_drained()
+        else:
+            call.opened_on = None
+            self.leaving.pop(call, None)
+            stream.release()
+
+    def drained(self, call: GatewayCall) -> None:
+        """A caller has taken bytes of a call that is over."""
+        if call in self.leaving:
+            self._release(call)

@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import trio
 
+from ..relay import Buffers
 from ..scheduler.place import choose
 from ..wire.errors import ErrorCode
 from ..wire.message import Dispatch, Kind, encode
@@ -40,16 +41,22 @@ class Placer:
     """
 
     def __init__(
-        self, grants: Grants, limits: GatewayLimits, expire: Callable[[GatewayCall], None]
+        self,
+        grants: Grants,
+        limits: GatewayLimits,
+        buffers: Buffers,
+        expire: Callable[[GatewayCall], None],
     ) -> None:
         """Place by windows alone.
 
         Args:
             grants: Makes the right to answer.
             limits: How many calls may wait.
+            buffers: What waiting calls hold counts there.
             expire: Settles a waiting call whose deadline has passed.
         """
         self.expire = expire
+        self.buffers = buffers
         self.grants = grants
         self.limits = limits
         self.queued = 0
@@ -81,6 +88,11 @@ class Placer:
                 "are done",
                 retry_after_s=1.0,
             )
+        if self.buffers.used_bytes > self.buffers.limit_bytes:
+            raise Refused(
+                ErrorCode.OVERLOADED, "the gateway holds too many bytes; try again later",
+                retry_after_s=5.0,
+            )  # fmt: skip
         call.step(CallInput.ENQUEUE)
         self._enqueue(call, pool)
 
@@ -96,6 +108,7 @@ class Placer:
 
     def _enqueue(self, call: GatewayCall, pool: Pool) -> None:
         call.pool = pool
+        self.buffers.used_bytes += call.body_bytes
         pool.queue.add(call)
         self.queued += 1
         call.caller.queued += 1
@@ -107,6 +120,7 @@ class Placer:
         """A waiting call waits no longer."""
         pool = call.pool
         assert pool is not None
+        self.buffers.used_bytes -= call.body_bytes
         pool.queue.leave(call)
         self.queued -= 1
         call.caller.queued -= 1

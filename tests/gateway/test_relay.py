@@ -189,3 +189,48 @@ async def test_deadline_inside_the_arguments(world: World, autojump_clock: MockC
 
     first.answer()
     assert isinstance(await blocker.outcome(), Result)
+
+
+async def test_caller_that_takes_nothing_is_given_up(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A result that its caller leaves untouched for a minute is dropped, on both links."""
+    client, node = await pair(world)
+    call = client.call("f", stalled=True)
+    given = await node.wait_given()
+    given.say(Result(0, 0.1, None, [SIZE]), [memoryview(bytes(SIZE))], end=True)
+    began = trio.current_time()
+    await call.until(lambda: call.reset)
+    await settle()
+
+    assert call.reset is not None
+    assert call.reset[0] == ErrorCode.STALLED
+    assert 59 <= trio.current_time() - began <= 63
+    assert given.reset is not None
+    assert world.gateway.status()["bytes_buffered"] == 0
+    assert world.gateway.dispatcher.buffers.used_bytes == 0
+
+
+async def test_stream_credit_waits_until_the_caller_has_taken_its_outcome(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Outcomes that nobody takes keep the stream credit that they cost."""
+    client, node = await pair(world)
+    call = client.call("f", stalled=True)
+    given = await node.wait_given()
+    size = MIB + MIB // 2
+    given.say(Result(0, 0.1, None, [size]), [memoryview(bytes(size))], end=True)
+    given.release()
+    await settle()
+    session = next(one for one in world.gateway.sessions if one.node is None)
+
+    assert sum(map(len, call.data)) == MIB
+    assert world.gateway.status()["calls_pending"] == 0
+    assert session.link.connection.streams_in.released == 0
+
+    assert call.stream is not None
+    call.stream.consumed(MIB)
+    await settle()
+
+    assert sum(map(len, call.data)) == size
+    assert session.link.connection.streams_in.released == 1
