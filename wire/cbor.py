@@ -49,7 +49,7 @@ _CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
 _FORBIDDEN = frozenset({type(cbor2.undefined), cbor2.CBORSimpleValue, cbor2.CBORTag})
 
 _SIMPLE_BYTE = re.compile(rb"[\xe0-\xf3\xf7\xf8]")
-"""First bytes of simple values other than false, true and null. Where none occurs, there is none."""
+"""First bytes of simple values but false, true and null. Where none occurs, there is none."""
 _LONG_BIGNUM = re.compile(rb"[\xc2\xc3][\x5a\x5b]")
 """How an integer of 64 KiB or more begins. Where this does not occur, there is none."""
 
@@ -129,7 +129,10 @@ def encode_frame(fields: Any) -> bytes:
         CodecError: A field is not of the profile.
     """
     check(fields)
-    return _dumps(fields)
+    try:
+        return _dumps(fields)
+    except UnicodeEncodeError as error:
+        raise CodecError(f"a text is not Unicode: {error.reason}") from None
 
 
 def decode_frame(payload: bytes) -> Any:
@@ -293,4 +296,6 @@ def _explained(error: BaseException) -> CodecError:
         error = error.__cause__
     if isinstance(error, CodecError):
         return error
+    if not isinstance(error, Exception):
+        raise error  # Ctrl-C in a tag decoder: cbor2 wraps that, too.
     return CodecError(f"not CBOR of this profile: {error}")
