@@ -39,6 +39,7 @@ from .executor import Executor
 from .register import MAIN_GROUP, FunctionTable
 from .spec import NodeSpec
 from .timers import Timers
+from .worker_link import worker_link_settings
 
 _log = Log("node")
 
@@ -155,7 +156,9 @@ class Worker(LinkHandler):
     async def _run_link(self) -> None:
         try:
             stream = SocketStream(self._sock, "agent")
-            self._link = link = Link(stream, self, dialer=True, outbox=self._io.outbox)
+            self._link = link = Link(
+                stream, self, dialer=True, outbox=self._io.outbox, settings=worker_link_settings()
+            )
             link.hello("worker", {}, {"pid": os.getpid(), "group": self._group or MAIN_GROUP})
             await link.run()
         finally:

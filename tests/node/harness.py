@@ -23,6 +23,7 @@ from easyremote.node.outcome import pack
 from easyremote.node.register import FunctionTable, build
 from easyremote.node.spec import NodeSpec
 from easyremote.node.worker import Worker
+from easyremote.node.worker_link import worker_link_settings
 from easyremote.stream import Stream
 from easyremote.transport.socket_stream import SocketStream
 from easyremote.wire import event as ev
@@ -188,7 +189,11 @@ class ScriptedAgent(LinkHandler):
 
     async def _run(self) -> None:
         self.link = Link(
-            SocketStream(self._sock, "worker"), self, dialer=False, outbox=self.io.outbox
+            SocketStream(self._sock, "worker"),
+            self,
+            dialer=False,
+            outbox=self.io.outbox,
+            settings=worker_link_settings(),
         )
         await self.link.run()
 
@@ -274,7 +279,7 @@ class Rig:
         self.worker = Worker(ours, self.table, spec, group=group)
 
     @overload
-    def register(self, fn: F) -> F: ...
+    def register(self, fn: F, **keywords: Any) -> F: ...
     @overload
     def register(self, **keywords: Any) -> Callable[[F], F]: ...
     def register(self, fn: Any = None, **keywords: Any) -> Any:
