@@ -15,6 +15,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from types import FrameType
 
 WORKER_VARIABLE = "EASYREMOTE_WORKER"
 """Set by an agent for the runs of a script that it starts; the value is the agent's own."""
@@ -41,12 +42,10 @@ def is_spawn_child() -> bool:
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         return True
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_globals.get("__name__") == "__mp_main__" and frame.f_code.co_name == "<module>":
             return True
-        if frame.f_back is None:
-            return False
         frame = frame.f_back
     return False
 

@@ -323,6 +323,12 @@ class Dispatcher:
         call.opened_on = None
         self.parking.away(call, trio.current_time())
 
+    def forsake(self, session: Session) -> None:
+        """A caller may not stay: stop all that it has asked for on this link."""
+        for call in list(session.caller.calls.values()):
+            if call.up is not None and call.up.link is session.link:
+                self.drop(call)
+
     def drop(self, call: GatewayCall) -> None:
         """Nobody wants the outcome of a call any more: stop its work and forget it."""
         incomplete = call.up_mid or not call.up_ended

@@ -36,22 +36,15 @@ class TLSConfig:
     key_path: Path | str
 
 
-class _FromPlain:
-    """Builds a dataclass of the fields that it knows."""
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Self:
-        """Build it of what the gateway says."""
-        known = {one.name for one in fields(cls) if one.name != "facts"}  # type: ignore[arg-type]
-        rest = {key: value for key, value in plain.items() if key not in known}
-        return cls(
-            **{key: value for key, value in plain.items() if key in known},
-            facts=rest,
-        )
+def _split(cls: type[Any], plain: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what of `plain` are fields of a data class, and the rest."""
+    known = {one.name for one in fields(cls)} - {"facts"}
+    mine = {key: value for key, value in plain.items() if key in known}
+    return mine, {key: value for key, value in plain.items() if key not in known}
 
 
 @dataclass(frozen=True)
-class NodeInfo(_FromPlain):
+class NodeInfo:
     """A node.
 
     Attributes:
@@ -71,9 +64,15 @@ class NodeInfo(_FromPlain):
     since: datetime
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Self:
+        """Build it of what a gateway says."""
+        mine, rest = _split(cls, plain)
+        return cls(**mine, facts=rest)
+
 
 @dataclass(frozen=True)
-class FunctionInfo(_FromPlain):
+class FunctionInfo:
     """A function on a node.
 
     Attributes:
@@ -92,3 +91,9 @@ class FunctionInfo(_FromPlain):
     registered_at: datetime
     health_status: str
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Self:
+        """Build it of what a gateway says."""
+        mine, rest = _split(cls, plain)
+        return cls(**mine, facts=rest)

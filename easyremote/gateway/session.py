@@ -300,6 +300,7 @@ class Session(LinkHandler):
         refusal = self.gateway.store.reader.standing(self.principal)
         if refusal is not None:
             _log.warning("session ended", user=self.principal.user, cause=refusal.cause)
+            self.gateway.dispatcher.forsake(self)
             self.link.close(refusal.code, refusal.reason)
 
     def on_lost(self, link: Link, error: EasyRemoteError | None) -> None:

@@ -44,7 +44,7 @@ from easyremote.wire.message import (
     decode,
 )
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 _ids = itertools.count(1)
 
 MESSAGES: dict[int, Any] = {
