@@ -24,6 +24,7 @@ from typing import Any, Self, TypeVar
 import trio
 
 from ..errors import EasyRemoteError
+from ..facts import FunctionInfo, NodeInfo, ScoreWeights, TLSConfig
 from ..log import Log, configure
 from ..rerun import inert
 from ..transport import ALPN, HTTP_ALPN, ByteStream, Incoming, TlsListener
@@ -32,7 +33,6 @@ from ..transport.tls_stream import bare_server_context
 from . import describe
 from .banner import print_banner
 from .core import Gateway
-from .facts import FunctionInfo, NodeInfo, ScoreWeights, TLSConfig
 from .limits import GatewayLimits
 from .state import GatewayState
 from .token_admin import TokenAdmin

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from trio.testing import MockClock
 
-from easyremote.gateway.facts import FunctionInfo, NodeInfo
+from easyremote.facts import FunctionInfo, NodeInfo
 from easyremote.gateway.queries import ASYNC, OPERATIONS, SYNC
 from easyremote.identity.join import JoinString
 from easyremote.identity.role import ALLOWED, Operation, Role, Scopes

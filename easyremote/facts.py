@@ -1,6 +1,7 @@
 """The data classes that programs get and give: nodes, functions, TLS files, weights.
 
 Rules of this file. 1) Plain frozen data. 2) What a newer gateway says more is kept in `facts`.
+3) They stand here because gateway and client both make them, and neither imports the other.
 
 Source. api.md, "Facts", 6.
 """
