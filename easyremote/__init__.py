@@ -17,6 +17,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .client.client import Client, connect, shutdown
+    from .client.future import Future
+    from .client.gather import as_completed, cancel, gather, get, wait
+    from .client.remote import CallOptions, MapResult, RemoteFunction, RemoteStreamFunction, remote
+    from .client.stream import RemoteStream
     from .errors import (
         AccessDeniedError,
         AuthenticationError,
@@ -40,18 +45,32 @@ if TYPE_CHECKING:
         TaskTimeoutError,
         WorkerCrashedError,
     )
+    from .facts import FunctionInfo, NodeInfo, ScoreWeights, TLSConfig
+    from .gateway.server import Server
+    from .identity.credential import Credential
+    from .node import CallContext, ComputeNode, NodeLimits, ServeHandle, context
 
 __all__ = [
     "AccessDeniedError",
     "AuthenticationError",
+    "CallContext",
+    "CallOptions",
+    "Client",
+    "ComputeNode",
+    "Credential",
     "EasyRemoteError",
+    "FunctionInfo",
     "FunctionNotFoundError",
+    "Future",
     "GatewayUnreachableError",
     "InfeasibleError",
     "LinkLostError",
+    "MapResult",
     "NoCapableNodeError",
     "NoHealthyNodesError",
     "NodeIdConflictError",
+    "NodeInfo",
+    "NodeLimits",
     "NodeLostError",
     "NodeNotFoundError",
     "NotConnectedError",
@@ -59,13 +78,44 @@ __all__ = [
     "ProtocolViolationError",
     "QuotaExceededError",
     "RemoteExecutionError",
+    "RemoteFunction",
+    "RemoteStream",
+    "RemoteStreamFunction",
+    "ScoreWeights",
     "SerializationError",
+    "ServeHandle",
+    "Server",
+    "TLSConfig",
     "TaskCancelledError",
     "TaskTimeoutError",
     "WorkerCrashedError",
+    "as_completed",
+    "cancel",
+    "connect",
+    "context",
+    "gather",
+    "get",
+    "remote",
+    "shutdown",
+    "wait",
 ]
 
 _MODULE_OF = {
+    "Client": "client.client",
+    "connect": "client.client",
+    "shutdown": "client.client",
+    "Future": "client.future",
+    "as_completed": "client.gather",
+    "cancel": "client.gather",
+    "gather": "client.gather",
+    "get": "client.gather",
+    "wait": "client.gather",
+    "CallOptions": "client.remote",
+    "MapResult": "client.remote",
+    "RemoteFunction": "client.remote",
+    "RemoteStreamFunction": "client.remote",
+    "remote": "client.remote",
+    "RemoteStream": "client.stream",
     "AccessDeniedError": "errors",
     "AuthenticationError": "errors",
     "EasyRemoteError": "errors",
@@ -87,6 +137,17 @@ _MODULE_OF = {
     "TaskCancelledError": "errors",
     "TaskTimeoutError": "errors",
     "WorkerCrashedError": "errors",
+    "FunctionInfo": "facts",
+    "NodeInfo": "facts",
+    "ScoreWeights": "facts",
+    "TLSConfig": "facts",
+    "Server": "gateway.server",
+    "Credential": "identity.credential",
+    "CallContext": "node",
+    "ComputeNode": "node",
+    "NodeLimits": "node",
+    "ServeHandle": "node",
+    "context": "node",
 }
 """Where each public name lives, relative to this package."""
 

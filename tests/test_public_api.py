@@ -59,7 +59,34 @@ ERRORS: dict[str, tuple[type[BaseException], ...]] = {
 }
 """Each public error and what it must also be, so that code written for local calls still works."""
 
-NAMES: dict[str, str] = {}
+NAMES: dict[str, str] = {
+    "Client": "client",
+    "connect": "client",
+    "shutdown": "client",
+    "Future": "client",
+    "as_completed": "client",
+    "cancel": "client",
+    "gather": "client",
+    "get": "client",
+    "wait": "client",
+    "CallOptions": "client",
+    "MapResult": "client",
+    "RemoteFunction": "client",
+    "RemoteStreamFunction": "client",
+    "remote": "client",
+    "RemoteStream": "client",
+    "FunctionInfo": "facts",
+    "NodeInfo": "facts",
+    "ScoreWeights": "facts",
+    "TLSConfig": "facts",
+    "Server": "gateway",
+    "Credential": "identity",
+    "CallContext": "node",
+    "ComputeNode": "node",
+    "NodeLimits": "node",
+    "ServeHandle": "node",
+    "context": "node",
+}
 """Every other public name and the room it lives in."""
 
 
@@ -104,9 +131,10 @@ def test_table_lists_and_type_checkers_agree() -> None:
 def test_a_public_name_exists_and_is_documented(name: str) -> None:
     """Each name can be had, is ours, and says what it is."""
     value = getattr(easyremote, name)
+    room = "errors" if name in ERRORS else NAMES[name]
 
     assert name in dir(easyremote)
-    assert value.__module__.startswith("easyremote.")
+    assert value.__module__.startswith(f"easyremote.{room}")
     assert inspect.getdoc(value)
 
 
@@ -143,3 +171,18 @@ def test_import_is_cheap() -> None:
 
     assert {name for name in loaded if name.partition(".")[0] in HEAVY} == set()
     assert {name for name in loaded if name.startswith("easyremote")} == {"easyremote"}
+
+
+@pytest.mark.parametrize(
+    ("name", "rooms"),
+    [
+        ("connect", {"gateway", "node", "cli"}),
+        ("ComputeNode", {"gateway", "client", "cli"}),
+        ("Server", {"node", "client", "cli"}),
+    ],
+)
+def test_a_role_loads_only_its_own_room(name: str, rooms: set[str]) -> None:
+    """A client never pays for the gateway, nor a node for the client."""
+    loaded = loaded_by(f"import easyremote; easyremote.{name}")
+
+    assert {one for one in rooms if f"easyremote.{one}" in loaded} == set()
