@@ -3,7 +3,7 @@
 Theory. Everything above this package needs a `ByteStream` to a gateway, and a source of incoming
 ones. Programs use `RealNetwork` (TCP and TLS 1.3); a simulation puts its own network in its place.
 
-Rules of this file. Nothing here decides anything: `dial` and `listener` do.
+Rules of this file. Nothing here decides anything: `dialer` and `listener` do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..config import Address
 from ..errors import EasyRemoteError
 from ..wire.settings import ALPN
 from .byte_stream import ByteStream
-from .dial import DIAL_TIMEOUT_S, dial
+from .dialer import DIAL_TIMEOUT_S, dial
 from .listener import Handler, ListenLimits, TlsListener, open_listener
 from .tls_stream import HTTP_ALPN, server_context
 

@@ -110,11 +110,9 @@ class SocketBase:
         if self._reads != 1 or _FIONREAD is None:
             return False
         fcntl.ioctl(self._fd, _FIONREAD, self._left)
-        if self._left[0]:
-            return False
-        # The end of the stream looks the same here: the next try is a real read.
-        self._reads = 0
-        return True
+        # The end of the stream looks like an empty one here: the next try is a real read.
+        self._reads = 2 if self._left[0] else 0
+        return not self._reads
 
     def close_now(self) -> None:
         """Close without waiting."""
@@ -181,9 +179,10 @@ class SocketStream(SocketBase):
         except OSError as error:
             self._ended = True
             raise StreamBroken(f"the connection broke: {error}") from error
-        self._reads += 1
-        if not size:
-            self._ended = True
+        if size:
+            self._reads += 1
+        else:
+            self._reads, self._ended = 0, True
         return size
 
     def try_send(self, view: memoryview) -> int | None:

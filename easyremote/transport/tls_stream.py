@@ -73,10 +73,11 @@ class TlsStream(SocketBase):
         except OSError as error:
             self._ended = self._failed = True
             raise StreamBroken(_explain(error)) from error
-        # A view that was filled may have left bytes in OpenSSL, which the kernel does not count.
-        self._reads += 1 if size < len(view) else 2
-        if not size:
-            self._ended = True
+        if size:
+            # What did not fit into the view is left in OpenSSL, where the kernel does not see it.
+            self._reads += 1 if size < len(view) else 2
+        else:
+            self._reads, self._ended = 0, True
         return size
 
     def try_send(self, view: memoryview) -> int | None:
