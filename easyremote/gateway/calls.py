@@ -225,11 +225,14 @@ class GatewayCall(Relay):
         """Whether all that its caller has said is in `message`."""
         return not self.opened_more and not self.caller_spoke
 
-    @property
-    def waits_for_caller(self) -> tuple[int, int]:
-        """Bytes that wait for the caller to take them, and how many it has taken so far."""
+    def stuck_since(self, now: float, stall_s: float) -> bool:
+        """Return whether bytes have waited for the caller for `stall_s` and none was taken."""
         stream, (owed, moved) = self.opened_on, self.stuck_bytes
-        return max(owed, 0 if stream is None else stream.pending_bytes), moved
+        waiting = owed or (stream is not None and stream.pending_bytes)
+        if not waiting or moved != self.moved_before:
+            self.moved_before, self.moved_at = moved, now
+            return False
+        return now - self.moved_at >= stall_s
 
     # ---- what the streams report; the dispatcher decides ---------------------------------------
 

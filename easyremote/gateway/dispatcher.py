@@ -23,7 +23,8 @@ from ..errors import EasyRemoteError
 from ..log import Log
 from ..relay import Buffers
 from ..wire.errors import ErrorCode
-from ..wire.message import FLAG_STREAM, Call, Failure, Kind, Result, decode, encode
+from ..wire.message import Call, Failure, Kind, Result, decode, encode
+from .admission import IgnoredOptions, check_same_call, delegate
 from .callers import Caller
 from .calls import MAY_HAVE_RUN, CallInput, CallState, GatewayCall
 from .grants import Grants
@@ -46,10 +47,6 @@ GRACE_MS = 5000
 GRACE_MS_MAX = 3_600_000
 REFUSALS = frozenset({ErrorCode.OVERLOADED, ErrorCode.SHUTTING_DOWN})
 """Codes by which a node gives a call back that never began."""
-FORWARDED_OPTIONS = frozenset({"capability"})
-"""Call options that the gateway acts on."""
-IGNORED_MAX = 256
-"""Names of other options that are named in the log, once each."""
 
 
 class Dispatcher:
@@ -74,7 +71,7 @@ class Dispatcher:
         self.closing = False
         self.calls_total = 0
         self.failures_total = 0
-        self._ignored_options: set[str] = set()
+        self._ignored = IgnoredOptions()
         self._idle = trio.Event()
 
     def caller(self, user: str) -> Caller:
@@ -133,7 +130,7 @@ class Dispatcher:
         if message.deadline_ms is not None:
             call.deadline = now + message.deadline_ms / 1000.0
         if session.node is not None or message.ticket:
-            self._delegate(session, call)
+            delegate(call, session.node, self.limits.depth_max)
         else:
             call.principal = session.principal
             call.caller = session.caller
@@ -148,7 +145,7 @@ class Dispatcher:
             )  # fmt: skip
         check_codec(principal, message.codec)
         if message.options:
-            self._name_ignored(message)
+            self._ignored.look(message)
         pool = route(self.registry, principal, message)
         if call.deadline is not None and call.deadline <= now:
             call.step(CallInput.EXPIRE)
@@ -165,43 +162,9 @@ class Dispatcher:
         call.up.accept()
         return call
 
-    def _delegate(self, session: Session, call: GatewayCall) -> None:
-        """Take principal and deadline over from the running call that makes this one."""
-        record = session.node
-        parent = None if record is None else record.running.get(call.message.ticket)
-        if parent is None or parent.state is CallState.SETTLED:
-            raise Refused(
-                ErrorCode.FORBIDDEN,
-                "the ticket of this nested call names no call that runs on this node now",
-            )
-        call.parent = parent
-        call.depth = parent.depth + 1
-        call.principal = parent.principal
-        call.caller = parent.caller
-        if call.depth > self.limits.depth_max:
-            raise Refused(
-                ErrorCode.OVERLOADED,
-                f"calls are nested more than {self.limits.depth_max} deep",
-            )
-        if parent.deadline is not None:
-            own = call.deadline
-            call.deadline = parent.deadline if own is None else min(own, parent.deadline)
-
     def _attach(self, existing: GatewayCall, call: GatewayCall) -> GatewayCall:
         """A call was submitted again: its caller lost the link, and not the wish."""
-        mine, theirs = existing.message, call.message
-        same = mine.function == theirs.function and mine.body == theirs.body
-        if not same or mine.segments != theirs.segments or mine.node_ids != theirs.node_ids:
-            raise Refused(
-                ErrorCode.BAD_ARGUMENT, "this call id belongs to another call of yours"
-            )
-        if existing.up is not None:
-            raise Refused(ErrorCode.BAD_ARGUMENT, "this call id is in use on another stream")
-        if mine.flags & FLAG_STREAM:
-            raise Refused(
-                ErrorCode.GATEWAY_LOST, "items of this stream were lost with the old link",
-                may_have_run=True,
-            )  # fmt: skip
+        check_same_call(existing, call)
         assert call.up is not None
         up, call.up = call.up, None
         self.parking.leave(existing)
@@ -212,13 +175,6 @@ class Dispatcher:
         else:
             up.accept()
         return existing
-
-    def _name_ignored(self, message: Call) -> None:
-        for name in message.options:
-            known = name in FORWARDED_OPTIONS or name in self._ignored_options
-            if not known and len(self._ignored_options) < IGNORED_MAX:
-                self._ignored_options.add(name)
-                _log.info("a call option has no effect at this gateway yet", option=name)
 
     def _reject(self, call: GatewayCall, refused: Refused) -> None:
         call.step(CallInput.REJECT)
@@ -398,10 +354,7 @@ class Dispatcher:
         """Give up the calls whose callers have left bytes untouched for too long."""
         running = [c for caller in self.callers.values() for c in caller.calls.values()]
         for call in [*running, *self.leaving]:
-            waiting, moved = call.waits_for_caller
-            if not waiting or moved != call.moved_before:
-                call.moved_before, call.moved_at = moved, now
-            elif now - call.moved_at >= self.limits.stall_s and call.opened_on is not None:
+            if call.stuck_since(now, self.limits.stall_s) and call.opened_on is not None:
                 call.opened_on.reset(ErrorCode.STALLED, "the caller takes no more bytes")
                 self.leaving.pop(call, None)
                 if call.over:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -45,6 +46,8 @@ GRACE_S = 5.0
 DRAIN_S = 30.0
 """How long running calls may go on after SIGTERM; a second signal ends the wait."""
 START_TIMEOUT_S = 30.0
+ASK_TIMEOUT_S = 10.0
+"""A gateway that answers no question of its own process for so long is stopping."""
 
 
 class Server:
@@ -222,6 +225,7 @@ class _Running:
         self._grace_s = DRAIN_S
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
+        self._ident = 0
 
     def start_thread(self) -> None:
         """Run in a thread that does not keep the process alive."""
@@ -236,6 +240,7 @@ class _Running:
     async def main(self, signals: bool) -> None:
         """Listen and serve until stopped. An error ends up in `error`."""
         self._token = trio.lowlevel.current_trio_token()
+        self._ident = threading.get_ident()
         try:
             await self._main(signals)
         except Exception as error:  # noqa: BLE001  # The boundary of the thread.
@@ -268,7 +273,7 @@ class _Running:
             await nursery.start(gateway.run)
             nursery.start_soon(listener.serve, self._handle)
             if signals and threading.current_thread() is threading.main_thread():
-                nursery.start_soon(self._watch_signals)
+                await nursery.start(self._watch_signals)
             server.port = listener.port
             print_banner(state, first=state.incarnation == 1, http=server._wants_http)  # noqa: SLF001
             _log.info("gateway listens", port=listener.port, state=state.folder)
@@ -298,9 +303,12 @@ class _Running:
             with trio.move_on_at(incoming.deadline):
                 await answer_http(incoming.stream)
 
-    async def _watch_signals(self) -> None:
+    async def _watch_signals(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         wanted = [signal.SIGTERM, signal.SIGINT]
         with trio.open_signal_receiver(*wanted) as received:
+            task_status.started()
             async for number in received:
                 if self._stop.is_set():
                     self._hurry.set()
@@ -334,7 +342,21 @@ class _Running:
         gateway, token = self._gateway, self._token
         if gateway is None or token is None or self._over.is_set():
             raise RuntimeError("the gateway is not running")
-        return trio.from_thread.run_sync(question, gateway, trio_token=token)
+        if threading.get_ident() == self._ident:
+            return question(gateway)
+        answer: Future[R] = Future()
+
+        def answer_now() -> None:
+            try:
+                answer.set_result(question(gateway))
+            except Exception as error:  # noqa: BLE001  # It belongs to who asked.
+                answer.set_exception(error)
+
+        try:
+            token.run_sync_soon(answer_now)
+            return answer.result(ASK_TIMEOUT_S)
+        except (trio.RunFinishedError, TimeoutError):
+            raise RuntimeError("the gateway is not running") from None
 
 
 HTTP_ANSWER = (
