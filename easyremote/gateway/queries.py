@@ -11,6 +11,8 @@ disk runs as a task of the asker's own session.
 Source. promises.md 4.2, "Roles x operations".
 """
 
+# ruff: noqa: ARG001  # Every answer takes what any of them needs.
+
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
@@ -26,7 +28,7 @@ from . import describe
 from .bodies import send_reply
 from .calls import STATE_NAMES, GatewayCall
 from .records import EXPIRES_DEFAULT_S, parse_role
-from .routing import Refused, not_found, route
+from .routing import Refused, not_found
 from .store import Store
 
 if TYPE_CHECKING:
@@ -49,14 +51,7 @@ class QueryHandler(StreamHandler):
         self._session = session
         query = decode(Query, payload)
         try:
-            operation = OPERATIONS.get(query.name)
-            if operation is None:
-                raise Refused(ErrorCode.NOT_FOUND, f"no query is called {query.name[:64]!r}")
-            if not session.principal.may(operation):
-                raise Refused(
-                    ErrorCode.FORBIDDEN,
-                    f"a {session.principal.role.value} may not ask for {query.name}",
-                )
+            _check_role(session.principal, query.name)
             sync = SYNC.get(query.name)
             if sync is not None:
                 send_reply(stream, sync(session.gateway, session, query.args))
@@ -80,6 +75,14 @@ class QueryHandler(StreamHandler):
         if stream.is_open:
             send_reply(stream, value)
         _release(stream)
+
+
+def _check_role(principal: Principal, name: str) -> None:
+    operation = OPERATIONS.get(name)
+    if operation is None:
+        raise Refused(ErrorCode.NOT_FOUND, f"no query is called {name[:64]!r}")
+    if not principal.may(operation):
+        raise Refused(ErrorCode.FORBIDDEN, f"a {principal.role.value} may not ask for {name}")
 
 
 def _fail(stream: Stream, refused: Refused) -> None:
@@ -165,7 +168,8 @@ def _call_info(call: GatewayCall) -> dict[str, Any]:
 
 
 def _status(gateway: Gateway, session: Session, args: Args) -> Any:
-    return gateway.status()
+    # With the clock of the wall, so that whoever asks can compare it with its own.
+    return {**gateway.status(), "time": gateway.state.store.clock()}
 
 
 # ---- tokens ----------------------------------------------------------------------------------
@@ -176,9 +180,7 @@ async def _token_create(gateway: Gateway, session: Session, args: Args) -> Any:
     try:
         role = parse_role(_text(args, "role", Role.GUEST.value) or "")
         _check_rank(principal, role)
-        given = args.get("expires_s", EXPIRES_DEFAULT_S[role])
-        if given is not None and type(given) not in (int, float):
-            raise ValueError("expires_s is a number of seconds")
+        given = _seconds(args, "expires_s", EXPIRES_DEFAULT_S[role])
         token = await gateway.store.write(
             Store.create_token,
             role,
@@ -233,6 +235,13 @@ def _text(args: Args, key: str, default: str | None) -> str | None:
     value = args.get(key, default)
     if value is not None and type(value) is not str:
         raise Refused(ErrorCode.BAD_ARGUMENT, f"{key} is text")
+    return value
+
+
+def _seconds(args: Args, key: str, default: float | None) -> float | None:
+    value = args.get(key, default)
+    if value is not None and type(value) not in (int, float):
+        raise Refused(ErrorCode.BAD_ARGUMENT, f"{key} is a number of seconds")
     return value
 
 
