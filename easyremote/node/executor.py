@@ -127,17 +127,13 @@ class Executor:
                 ErrorCode.NOT_FOUND, f"no function {call.function!r} is offered here"
             )
         options = function.options
-        if options.auth_required and call.principal in NOBODY:
-            return outcomes.refusal(
-                ErrorCode.AUTH_REQUIRED, f"{function.name} is for authenticated callers only"
-            )
-        levels = call.context.get("levels")
-        if (
-            options.access_level is not None
-            and isinstance(levels, list | tuple)
-            and options.access_level not in levels
-            and "owner" not in call.roles
+        if options.auth_required and (
+            call.principal in NOBODY or call.context.get("shared") is True
         ):
+            return outcomes.refusal(
+                ErrorCode.AUTH_REQUIRED, f"{function.name} is for individual users only"
+            )
+        if options.access_level is not None and not _has_level(call, options.access_level):
             return outcomes.refusal(
                 ErrorCode.FORBIDDEN,
                 f"{function.name} needs the access level {options.access_level!r}",
@@ -369,3 +365,8 @@ class Executor:
             group.close()
         for loop in self._loops.values():
             loop.close()
+
+
+def _has_level(call: Dispatch, level: str) -> bool:
+    levels = call.context.get("levels")
+    return "owner" in call.roles or (isinstance(levels, list | tuple) and level in levels)

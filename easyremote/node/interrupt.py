@@ -12,6 +12,8 @@ first interrupt is sent, not before.
 
 from __future__ import annotations
 
+import importlib
+
 
 class Interrupted(BaseException):
     """The call that this thread runs was cancelled or ran out of time.
@@ -22,7 +24,7 @@ class Interrupted(BaseException):
 
 def load() -> None:
     """Load what an interrupt needs, so that sending one cannot wait for an import."""
-    import ctypes  # noqa: F401 - the import is the effect
+    importlib.import_module("ctypes")
 
 
 def interrupt(thread_id: int) -> None:

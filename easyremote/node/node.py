@@ -355,11 +355,12 @@ def _to_thread() -> Callable[..., Any]:
 
 async def _shielded(to_thread: Callable[..., Any], fn: Callable[[], None]) -> None:
     """Run a bounded clean-up although the block is being cancelled."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and to_thread is asyncio.to_thread:
-        await asyncio.shield(asyncio.ensure_future(to_thread(fn)))
-        return
     import trio
 
-    with trio.CancelScope(shield=True):
-        await to_thread(fn)
+    if to_thread is trio.to_thread.run_sync:
+        with trio.CancelScope(shield=True):
+            await to_thread(fn)
+        return
+    import asyncio
+
+    await asyncio.shield(asyncio.ensure_future(to_thread(fn)))

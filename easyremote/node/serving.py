@@ -10,18 +10,20 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType, TracebackType
 from typing import Protocol, Self
 
 from ..errors import EasyRemoteError, GatewayUnreachableError, LinkLostError
 from ..log import Log
-from .worker import Worker, end_process_if_stuck
+from .worker import LOST_GRACE_S, Worker, end_process_if_stuck
 
 _log = Log("node")
 
 READY_WAIT_S = 10.0
 """How long `serve(blocking=False)` waits for the gateway before it goes on without it."""
+INSISTED_GRACE_S = 0.5
+"""Time that running calls have after the node was told to stop for the second time."""
 STOP_S = 35.0
 """How long a stop waits for running calls: the drain of 30 s and what surrounds it."""
 
@@ -36,6 +38,11 @@ class Agent(Protocol):
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for its end; False if the time was too short."""
+        ...
+
+    def signals(self) -> AbstractContextManager[None]:
+        """Let SIGINT and SIGTERM reach it at once while a block runs."""
+        ...
 
 
 class ServeHandle:
@@ -50,6 +57,7 @@ class ServeHandle:
         self._worker = worker
         self._agent = agent
         self._stopped = threading.Lock()
+        self.insisted = False
 
     @property
     def node_id(self) -> str:
@@ -102,8 +110,13 @@ class ServeHandle:
         if self._agent is not None:
             self._agent.wait(5.0)
 
+    def signals(self) -> AbstractContextManager[None]:
+        """Let signals reach the agent at once, whatever this process is doing."""
+        return nullcontext() if self._agent is None else self._agent.signals()
+
     def stop_at_once(self) -> None:
         """End without waiting for running calls."""
+        self.insisted = True
         if self._agent is not None:
             self._agent.stop()
 
@@ -133,7 +146,7 @@ def serve_in_foreground(worker: Worker, handle: ServeHandle) -> None:
         SystemExit: The agent is gone: this process has no purpose any more.
     """
     watch = threading.Thread(
-        target=_watch, args=(worker, handle.node_id), name="easyremote-watch", daemon=True
+        target=_watch, args=(worker, handle), name="easyremote-watch", daemon=True
     )
     watch.start()
     with _signals(handle):
@@ -168,18 +181,26 @@ def _signals(handle: ServeHandle) -> Iterator[None]:
 
     before = {n: signal.signal(n, on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with handle.signals():
+            yield
     finally:
         for number, handler in before.items():
             # None: it was not set from Python, and cannot be set back from here.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _watch(worker: Worker, node_id: str) -> None:
-    """Make sure that the process ends after its agent is gone, whatever its bodies do."""
+def _watch(worker: Worker, handle: ServeHandle) -> None:
+    """Make sure that the process ends after serving has ended, whatever its bodies do."""
     worker.wait_ended(None)
     if isinstance(worker.error, LinkLostError):
-        end_process_if_stuck(worker, _lost_sentence(node_id, worker.error))
+        end_process_if_stuck(worker, _lost_sentence(handle.node_id, worker.error))
+    else:
+        grace_s = INSISTED_GRACE_S if handle.insisted else LOST_GRACE_S
+        sentence = (
+            f"easyremote: node {handle.node_id} has ended and a function is still running; "
+            "this process ends with it"
+        )
+        end_process_if_stuck(worker, sentence, grace_s)
 
 
 def _lost_sentence(node_id: str, error: EasyRemoteError) -> str:

@@ -90,10 +90,10 @@ class AgentCall(StreamHandler):
 
     # ---- for the test ------------------------------------------------------------------------
 
-    def next(self, *names: str) -> tuple[Any, list[memoryview]]:
+    def next(self, *names: str, timeout_s: float = WAIT_S) -> tuple[Any, list[memoryview]]:
         """Return the next message of one of these names; others are passed over."""
         while True:
-            name, message, buffers = self.events.get(timeout=WAIT_S)
+            name, message, buffers = self.events.get(timeout=timeout_s)
             if name in names:
                 return message, buffers
             if name in ("Failure", "Result", "lost"):
@@ -103,9 +103,9 @@ class AgentCall(StreamHandler):
         message: Result | Failure = self.next("Result", "Failure")[0]
         return message
 
-    def result(self) -> Any:
+    def result(self, timeout_s: float = WAIT_S) -> Any:
         """Return the decoded result; fails the test if there is none."""
-        message, buffers = self.next("Result")
+        message, buffers = self.next("Result", timeout_s=timeout_s)
         return open_body(message, buffers)
 
     def failure(self) -> Failure:

@@ -1,6 +1,6 @@
 """What is read from a function when it is registered."""
 
-# ruff: noqa: ARG001, B006, B008 - these functions are described, never called
+# ruff: noqa: B006, B008 - these functions are described, never called
 from __future__ import annotations
 
 import dataclasses

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +41,9 @@ class FakeAgentProcess:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         return True
+
+    def signals(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class Agents:

@@ -1,6 +1,6 @@
 """Slots, seats and loans, without a link: the executor is a small fake."""
 
-# ruff: noqa: ARG001, ARG005 - a body takes its call, whether it looks at it or not
+# ruff: noqa: ARG005 - a body takes its call, whether it looks at it or not
 from __future__ import annotations
 
 import queue
