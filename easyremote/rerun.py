@@ -12,7 +12,6 @@ Rules of this file. 1) The variable is read once, when this module is imported. 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 from types import FrameType
@@ -40,9 +39,12 @@ def is_spawn_child() -> bool:
     and the current process says that it inherits. Later, in the child's own work, a deliberate
     call is the user's business and this returns False.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
+    process = sys.modules.get("multiprocessing.process")  # Not imported: no such child.
+    if process is None:
+        return False
+    if getattr(process.current_process(), "_inheriting", False):
         return True
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # `inspect` is slow to import.
     while frame is not None:
         if frame.f_globals.get("__name__") == "__mp_main__" and frame.f_code.co_name == "<module>":
             return True

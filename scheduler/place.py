@@ -16,23 +16,27 @@ from typing import Protocol, TypeVar
 
 
 class Candidate(Protocol):
-    """What the choice needs to know of a place where a call could run.
-
-    Attributes:
-        busy: Calls that are there and occupy a slot or wait for one.
-        limit: How many may be there.
-        slots: How many run at once.
-        used: A counter that grows with every use of any candidate.
-    """
+    """What the choice needs to know of a place where a call could run."""
 
     @property
-    def busy(self) -> int: ...
+    def busy(self) -> int:
+        """Calls that are there and occupy a slot or wait for one."""
+        ...
+
     @property
-    def limit(self) -> int: ...
+    def limit(self) -> int:
+        """How many may be there."""
+        ...
+
     @property
-    def slots(self) -> int: ...
+    def slots(self) -> int:
+        """How many run at once."""
+        ...
+
     @property
-    def used(self) -> int: ...
+    def used(self) -> int:
+        """A counter that grows with every use of any candidate."""
+        ...
 
 
 C = TypeVar("C", bound=Candidate)

@@ -111,7 +111,7 @@ class RegistrationHandler(StreamHandler):
         for key, value in sample.items():
             if len(kept) == SAMPLE_VALUES_MAX:
                 break
-            if type(value) in (int, float) and len(key) <= SAMPLE_KEY_CHARS_MAX:
-                if math.isfinite(value):
-                    kept[key] = value
+            number = type(value) in (int, float) and math.isfinite(value)
+            if number and len(key) <= SAMPLE_KEY_CHARS_MAX:
+                kept[key] = value
         self._record.sample = kept

@@ -15,18 +15,18 @@ from easyremote.gateway.calls import (
     GatewayCall,
 )
 
-S, I = CallState, CallInput
+S, In = CallState, CallInput
 
 OUTCOME_TABLE = [
     # The rows of the outcome table: state, what happens, what the caller is told.
-    (S.QUEUED, I.CANCEL, "settled", False),
-    (S.QUEUED, I.EXPIRE, "settled", False),
-    (S.DISPATCHED, I.CANCEL, "cancelling", True),
-    (S.DISPATCHED, I.LOSE, "settled", True),
-    (S.DISPATCHED, I.EXPIRE, "settled", True),
-    (S.STARTED, I.CANCEL, "cancelling", True),
-    (S.STARTED, I.LOSE, "settled", True),
-    (S.STARTED, I.EXPIRE, "settled", True),
+    (S.QUEUED, In.CANCEL, "settled", False),
+    (S.QUEUED, In.EXPIRE, "settled", False),
+    (S.DISPATCHED, In.CANCEL, "cancelling", True),
+    (S.DISPATCHED, In.LOSE, "settled", True),
+    (S.DISPATCHED, In.EXPIRE, "settled", True),
+    (S.STARTED, In.CANCEL, "cancelling", True),
+    (S.STARTED, In.LOSE, "settled", True),
+    (S.STARTED, In.EXPIRE, "settled", True),
 ]
 
 
@@ -66,7 +66,7 @@ def test_every_state_reaches_an_outcome_whatever_happens() -> None:
         if state is not S.SETTLED:
             enders = [w for (s, w), t in TRANSITIONS.items() if s is state and t is S.SETTLED]
 
-            assert I.EXPIRE in enders
+            assert In.EXPIRE in enders
 
 
 @pytest.mark.parametrize(("state", "what", "then", "may_have_run"), OUTCOME_TABLE)

@@ -55,7 +55,9 @@ def assert_nothing_is_left(world: World) -> None:
 # ---- the ordinary way ------------------------------------------------------------------------
 
 
-async def test_call_reaches_the_node_and_its_result_the_caller(world: World, autojump_clock: MockClock) -> None:
+async def test_call_reaches_the_node_and_its_result_the_caller(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A call arrives with its body, principal, role and grant, and the result comes back."""
     node = await world.node("n1", function("add"))
     client = await world.client("member", "bob")
@@ -103,7 +105,9 @@ async def test_notices_pass_to_the_caller(world: World, autojump_clock: MockCloc
     assert isinstance(await call.outcome(), Result)
 
 
-async def test_items_and_credit_pass_both_ways_in_order(world: World, autojump_clock: MockClock) -> None:
+async def test_items_and_credit_pass_both_ways_in_order(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A stream of items and the credit for it pass the gateway verbatim."""
     node = await world.node("n1", function("count", stream=True))
     call = (await world.client()).call("count", flags=FLAG_STREAM, end=False)
@@ -161,7 +165,9 @@ async def test_named_node_gets_the_call(world: World, autojump_clock: MockClock)
     assert len(second.given) == 2
 
 
-async def test_calls_go_to_the_node_with_the_fewest_in_flight(world: World, autojump_clock: MockClock) -> None:
+async def test_calls_go_to_the_node_with_the_fewest_in_flight(
+    world: World, autojump_clock: MockClock
+) -> None:
     """Equal nodes share equal work; a busy one gets less."""
     nodes = [await world.node(f"n{n}", function("f", slots=8)) for n in range(3)]
     client = await world.client()
@@ -181,7 +187,9 @@ async def test_calls_go_to_the_node_with_the_fewest_in_flight(world: World, auto
     assert [len(node.given) for node in nodes] == [3, 6, 3]
 
 
-async def test_calls_beyond_the_window_wait_and_keep_their_order(world: World, autojump_clock: MockClock) -> None:
+async def test_calls_beyond_the_window_wait_and_keep_their_order(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A node with one slot is given one call of unknown length; the rest waits its turn."""
     node = await world.node("n1", function("f"))
     client = await world.client()
@@ -218,7 +226,9 @@ async def test_short_bodies_open_the_window(world: World, autojump_clock: MockCl
     assert len(node.given) == 40
 
 
-async def test_first_come_first_served_across_functions(world: World, autojump_clock: MockClock) -> None:
+async def test_first_come_first_served_across_functions(
+    world: World, autojump_clock: MockClock
+) -> None:
     """Functions that share slots share one order of arrival."""
     node = await world.node("n1", function("f"), function("g"))
     client = await world.client()
@@ -257,7 +267,9 @@ async def test_capability_filters_nodes(world: World, autojump_clock: MockClock)
     assert "n1" in refused.reason
 
 
-async def test_name_alone_never_reaches_a_strangers_node(world: World, autojump_clock: MockClock) -> None:
+async def test_name_alone_never_reaches_a_strangers_node(
+    world: World, autojump_clock: MockClock
+) -> None:
     """Who registers somebody else's function name later gets none of its calls."""
     owned = await world.node("n1", function("process_payment"), user="alice")
     squatter = await world.node("n2", function("process_payment"), user="mallory")
@@ -277,7 +289,9 @@ async def test_name_alone_never_reaches_a_strangers_node(world: World, autojump_
 # ---- what callers may see and do -------------------------------------------------------------
 
 
-async def test_unknown_and_out_of_scope_functions_get_the_same_answer(world: World, autojump_clock: MockClock) -> None:
+async def test_unknown_and_out_of_scope_functions_get_the_same_answer(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A function outside the caller's scopes does not exist for it, to the letter."""
     await world.node("n1", function("secret_one"), function("open_one"))
     text = world.gateway.state.store.create_token(
@@ -293,7 +307,9 @@ async def test_unknown_and_out_of_scope_functions_get_the_same_answer(world: Wor
     assert "did you mean" not in hidden.reason
 
 
-async def test_suggestions_name_what_the_caller_may_see(world: World, autojump_clock: MockClock) -> None:
+async def test_suggestions_name_what_the_caller_may_see(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A misspelt name is answered with the visible names near it."""
     await world.node("n1", function("train_model"))
     missing = await failure((await world.client()).call("train_modell"))
@@ -302,7 +318,9 @@ async def test_suggestions_name_what_the_caller_may_see(world: World, autojump_c
     assert missing.maybe_executed is False
 
 
-async def test_missing_level_is_forbidden_and_says_which(world: World, autojump_clock: MockClock) -> None:
+async def test_missing_level_is_forbidden_and_says_which(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A visible function whose level the caller lacks is refused by name of the level."""
     node = await world.node("n1", function("f", access_level="verified"))
     refused = await failure((await world.client()).call("f"))
@@ -316,7 +334,9 @@ async def test_missing_level_is_forbidden_and_says_which(world: World, autojump_
     assert given.dispatch.context["levels"] == ["verified"]
 
 
-async def test_shared_token_may_not_call_what_needs_an_individual(world: World, autojump_clock: MockClock) -> None:
+async def test_shared_token_may_not_call_what_needs_an_individual(
+    world: World, autojump_clock: MockClock
+) -> None:
     """`auth_required` wants an individual principal."""
     await world.node("n1", function("f", auth_required=True))
     refused = await failure((await world.client(user="team", shared=True)).call("f"))
@@ -370,7 +390,9 @@ async def test_viewer_may_not_call(world: World, autojump_clock: MockClock) -> N
 # ---- identity of calls -----------------------------------------------------------------------
 
 
-async def test_same_id_of_somebody_else_is_another_call(world: World, autojump_clock: MockClock) -> None:
+async def test_same_id_of_somebody_else_is_another_call(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A foreign call id behaves as one that does not exist: no error, no attachment."""
     first = await world.node("n1", function("f"))
     second = await world.node("n2", function("f"))
@@ -387,7 +409,9 @@ async def test_same_id_of_somebody_else_is_another_call(world: World, autojump_c
     assert results == {b"1", b"2"}
 
 
-async def test_query_of_a_foreign_call_is_as_unknown_as_none(world: World, autojump_clock: MockClock) -> None:
+async def test_query_of_a_foreign_call_is_as_unknown_as_none(
+    world: World, autojump_clock: MockClock
+) -> None:
     """State of somebody else's call and of no call are the same answer."""
     await world.node("n1", function("f"))
     call_id = new_id()
@@ -398,7 +422,9 @@ async def test_query_of_a_foreign_call_is_as_unknown_as_none(world: World, autoj
     assert await bob.ask("call", call_id=call_id) == await bob.ask("call", call_id=new_id())
 
 
-async def test_same_id_again_while_it_runs_is_refused(world: World, autojump_clock: MockClock) -> None:
+async def test_same_id_again_while_it_runs_is_refused(
+    world: World, autojump_clock: MockClock
+) -> None:
     """One call id is one execution, also when a client sends it twice."""
     node = await world.node("n1", function("f", slots=8))
     client = await world.client()
@@ -410,7 +436,9 @@ async def test_same_id_again_while_it_runs_is_refused(world: World, autojump_clo
     assert len(node.given) == 1
 
 
-async def test_id_of_a_finished_call_is_not_run_again(world: World, autojump_clock: MockClock) -> None:
+async def test_id_of_a_finished_call_is_not_run_again(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A call that had its outcome is not executed a second time; the answer is honest."""
     node = await world.node("n1", function("f"))
     node.auto = lambda given: given.answer()
@@ -427,7 +455,9 @@ async def test_id_of_a_finished_call_is_not_run_again(world: World, autojump_clo
 # ---- cancel and deadline ---------------------------------------------------------------------
 
 
-async def test_cancel_of_a_waiting_call_never_starts_it(world: World, autojump_clock: MockClock) -> None:
+async def test_cancel_of_a_waiting_call_never_starts_it(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A queued call that is cancelled is settled at once and reaches no node."""
     node = await world.node("n1", function("f"))
     client = await world.client()
@@ -447,7 +477,9 @@ async def test_cancel_of_a_waiting_call_never_starts_it(world: World, autojump_c
     assert_nothing_is_left(world)
 
 
-async def test_cancel_of_a_running_call_reaches_the_node(world: World, autojump_clock: MockClock) -> None:
+async def test_cancel_of_a_running_call_reaches_the_node(
+    world: World, autojump_clock: MockClock
+) -> None:
     """Strength and grace arrive as they were sent; the node's outcome is the outcome."""
     node = await world.node("n1", function("f"))
     call = (await world.client()).call("f")
@@ -477,7 +509,9 @@ async def test_result_may_win_over_a_cancel(world: World, autojump_clock: MockCl
     assert (await call.outcome()).body == b"done"
 
 
-async def test_body_that_does_not_stop_is_cancelled_for_its_caller(world: World, autojump_clock: MockClock) -> None:
+async def test_body_that_does_not_stop_is_cancelled_for_its_caller(
+    world: World, autojump_clock: MockClock
+) -> None:
     """Past the grace the caller has its outcome, while the node's slot stays taken."""
     node = await world.node("n1", function("f"))
     client = await world.client()
@@ -547,7 +581,9 @@ async def test_passed_deadline_is_not_dispatched(world: World, autojump_clock: M
 # ---- losses ----------------------------------------------------------------------------------
 
 
-async def test_lost_node_loses_what_it_was_given_and_nothing_else(world: World, autojump_clock: MockClock) -> None:
+async def test_lost_node_loses_what_it_was_given_and_nothing_else(
+    world: World, autojump_clock: MockClock
+) -> None:
     """Dispatched calls are NODE_LOST, maybe executed; waiting ones go to another node."""
     first = await world.node("n1", function("f"))
     second = await world.node("n2", function("f"))
@@ -568,7 +604,9 @@ async def test_lost_node_loses_what_it_was_given_and_nothing_else(world: World, 
     assert_nothing_is_left(world)
 
 
-async def test_node_lost_inside_its_answer_never_looks_like_a_short_one(world: World, autojump_clock: MockClock) -> None:
+async def test_node_lost_inside_its_answer_never_looks_like_a_short_one(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A result that was cut is a reset with NODE_LOST, never a whole message."""
     node = await world.node("n1", function("f"))
     call = (await world.client()).call("f", stalled=True)
@@ -585,7 +623,9 @@ async def test_node_lost_inside_its_answer_never_looks_like_a_short_one(world: W
     assert_nothing_is_left(world)
 
 
-async def test_calls_wait_a_while_for_the_last_node_to_come_back(world: World, autojump_clock: MockClock) -> None:
+async def test_calls_wait_a_while_for_the_last_node_to_come_back(
+    world: World, autojump_clock: MockClock
+) -> None:
     """Queued calls survive a short absence of their only node."""
     node = await world.node("n1", function("f"))
     client = await world.client()
@@ -644,7 +684,9 @@ async def test_call_given_back_unstarted_goes_to_another_node(
     assert_nothing_is_left(world)
 
 
-async def test_refusal_is_the_outcome_when_there_is_no_other_node(world: World, autojump_clock: MockClock) -> None:
+async def test_refusal_is_the_outcome_when_there_is_no_other_node(
+    world: World, autojump_clock: MockClock
+) -> None:
     """With nowhere else to go, the caller hears the node's own refusal."""
     node = await world.node("n1", function("f"))
     call = (await world.client()).call("f")
@@ -655,7 +697,9 @@ async def test_refusal_is_the_outcome_when_there_is_no_other_node(world: World, 
     assert len(node.given) == 1
 
 
-async def test_failure_after_the_start_is_never_tried_again(world: World, autojump_clock: MockClock) -> None:
+async def test_failure_after_the_start_is_never_tried_again(
+    world: World, autojump_clock: MockClock
+) -> None:
     """At most once: a call that may have run is not given to another node."""
     first = await world.node("n1", function("f"))
     call = (await world.client()).call("f")
@@ -688,7 +732,9 @@ async def test_goodbye_cancels_at_once(world: World, autojump_clock: MockClock) 
     assert_nothing_is_left(world)
 
 
-async def test_silence_keeps_calls_for_a_grace_and_then_cancels(world: World, autojump_clock: MockClock) -> None:
+async def test_silence_keeps_calls_for_a_grace_and_then_cancels(
+    world: World, autojump_clock: MockClock
+) -> None:
     """Calls of a client that vanished go on for `CLIENT_GRACE`, then they are stopped."""
     node = await world.node("n1", function("f"))
     client = await world.client()
@@ -734,7 +780,9 @@ async def test_caller_that_comes_back_has_its_result(
     assert_nothing_is_left(world)
 
 
-async def test_other_payload_under_the_same_id_is_refused(world: World, autojump_clock: MockClock) -> None:
+async def test_other_payload_under_the_same_id_is_refused(
+    world: World, autojump_clock: MockClock
+) -> None:
     """Attaching needs the same call: another body under the id is BAD_ARGUMENT."""
     node = await world.node("n1", function("f"))
     token = world.token("member", "bob")
@@ -769,7 +817,9 @@ async def test_detached_call_outlives_its_caller(world: World, autojump_clock: M
     assert (await back.call("f", call_id=call_id, flags=FLAG_DETACHED).outcome()).body == b"kept"
 
 
-async def test_results_that_nobody_fetches_are_forgotten(world: World, autojump_clock: MockClock) -> None:
+async def test_results_that_nobody_fetches_are_forgotten(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A kept result is dropped after its time; no call and no byte is left."""
     node = await world.node("n1", function("f"))
     client = await world.client()
@@ -787,7 +837,9 @@ async def test_results_that_nobody_fetches_are_forgotten(world: World, autojump_
     assert_nothing_is_left(world)
 
 
-async def test_reset_of_a_call_stops_its_work_and_holds_its_credit(world: World, autojump_clock: MockClock) -> None:
+async def test_reset_of_a_call_stops_its_work_and_holds_its_credit(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A caller that resets gets its stream credit back when the node is done, not before."""
     node = await world.node("n1", function("f"))
     client = await world.client()
@@ -810,7 +862,9 @@ async def test_reset_of_a_call_stops_its_work_and_holds_its_credit(world: World,
 # ---- nested calls ----------------------------------------------------------------------------
 
 
-async def test_nested_call_runs_as_its_caller_and_ends_before_it(world: World, autojump_clock: MockClock) -> None:
+async def test_nested_call_runs_as_its_caller_and_ends_before_it(
+    world: World, autojump_clock: MockClock
+) -> None:
     """Principal and deadline travel; a node with one slot that calls itself does not wait."""
     node = await world.node("n1", function("outer"), function("inner"), user="carol")
     client = await world.client("member", "bob", levels=["x"])
@@ -834,7 +888,9 @@ async def test_nested_call_runs_as_its_caller_and_ends_before_it(world: World, a
     assert_nothing_is_left(world)
 
 
-async def test_recursion_on_one_slot_goes_as_deep_as_allowed(world: World, autojump_clock: MockClock) -> None:
+async def test_recursion_on_one_slot_goes_as_deep_as_allowed(
+    world: World, autojump_clock: MockClock
+) -> None:
     """Slots of bodies that wait for their own calls are lent, down to the depth limit."""
     node = await world.node("n1", function("f"))
     (await world.client()).call("f")
@@ -848,7 +904,9 @@ async def test_recursion_on_one_slot_goes_as_deep_as_allowed(world: World, autoj
     assert refused.code == ErrorCode.OVERLOADED
 
 
-async def test_ticket_of_no_running_call_is_refused(world: World, autojump_clock: MockClock) -> None:
+async def test_ticket_of_no_running_call_is_refused(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A node calls for calls that run on it, and for no others."""
     first = await world.node("n1", function("f"))
     second = await world.node("n2", function("g"))
@@ -892,7 +950,9 @@ async def test_queue_is_bounded_and_says_so(
         assert refused.retry_after_s is not None
 
 
-async def test_thousands_of_calls_in_flight_from_one_client(world: World, autojump_clock: MockClock) -> None:
+async def test_thousands_of_calls_in_flight_from_one_client(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A client that holds back what exceeds its stream credit has all its calls answered."""
     nodes = [await world.node(f"n{n}", function("f", slots=2)) for n in range(2)]
 
@@ -918,7 +978,9 @@ async def test_thousands_of_calls_in_flight_from_one_client(world: World, autoju
     assert_nothing_is_left(world)
 
 
-async def test_drain_lets_running_calls_end_and_takes_no_new_ones(world: World, autojump_clock: MockClock) -> None:
+async def test_drain_lets_running_calls_end_and_takes_no_new_ones(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A gateway that stops refuses new calls, waits for running ones, and says goodbye."""
     node = await world.node("n1", function("f"))
     client = await world.client()
@@ -937,7 +999,9 @@ async def test_drain_lets_running_calls_end_and_takes_no_new_ones(world: World, 
     await node.over.wait()
 
 
-async def test_hostile_node_cannot_give_two_outcomes(world: World, autojump_clock: MockClock) -> None:
+async def test_hostile_node_cannot_give_two_outcomes(
+    world: World, autojump_clock: MockClock
+) -> None:
     """A second outcome, or an end without one, breaks the node's stream and nothing else."""
     node = await world.node("n1", function("f", slots=4))
     client = await world.client()

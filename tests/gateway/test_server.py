@@ -20,8 +20,8 @@ import trio
 
 from easyremote.config import Address
 from easyremote.errors import AuthenticationError, EasyRemoteError
-from easyremote.gateway.banner import HTTP_HINT, has_http, print_banner
 from easyremote.facts import TLSConfig
+from easyremote.gateway.banner import HTTP_HINT, has_http, print_banner
 from easyremote.gateway.server import Server
 from easyremote.gateway.state import GatewayState
 from easyremote.handlers import LinkHandler
@@ -258,12 +258,12 @@ def test_http_gets_one_plain_answer(server: Server, alpn: list[str]) -> None:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if alpn:
         context.set_alpn_protocols(alpn)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as raw:
-        with context.wrap_socket(raw, server_hostname="localhost") as tls:
-            tls.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            answer = b""
-            while part := tls.recv(4096):
-                answer += part
+    raw = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
+    with context.wrap_socket(raw, server_hostname="localhost") as tls:
+        tls.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = b""
+        while part := tls.recv(4096):
+            answer += part
     head, _, body = answer.partition(b"\r\n\r\n")
 
     assert head.startswith(b"HTTP/1.1 501 ")
