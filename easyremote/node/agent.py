@@ -54,6 +54,8 @@ _log = Log("node")
 
 DRAIN_S = 30.0
 """How long running calls may go on after the node was asked to stop."""
+SAME_STOP_S = 0.5
+"""Time in which further signals to stop count as the first one."""
 GOODBYE_S = 2.0
 """How long the goodbye to the gateway may take."""
 SAMPLE_EVERY_S = 5.0
@@ -96,6 +98,7 @@ class Agent:
         self._registered_info: dict[str, Any] = {}
         self._running: dict[bytes, DispatchedCall] = {}
         self._nested: list[NestedCall] = []
+        self._stop_at: float | None = None
         self._draining = False
         self._ending = False
         self._idle = trio.Event()
@@ -119,7 +122,7 @@ class Agent:
         become_subreaper()
         self.family.spec, self.family.serve = spec, serve
         with (
-            trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as stops,
+            trio.open_signal_receiver(*_stop_signals()) as stops,
             trio.open_signal_receiver(signal.SIGCHLD) as deaths,
         ):
             async with trio.open_nursery() as nursery:
@@ -141,7 +144,7 @@ class Agent:
     async def _watch_stops(self, stops: Any) -> None:
         """The first SIGTERM or Ctrl-C drains, the second one ends at once."""
         async for number in stops:
-            self.drain(signal.Signals(number).name)
+            self.stop_signal(signal.Signals(number).name)
 
     async def _watch_deaths(self, deaths: Any) -> None:
         async for _ in deaths:
@@ -281,10 +284,25 @@ class Agent:
 
     # ---- the end ---------------------------------------------------------------------------------
 
-    def drain(self, reason: str) -> None:
-        """Take no new calls, let the running ones finish, and end; a second time: end now."""
-        if self._draining:
+    def stop_signal(self, reason: str, *, at_once: bool = False) -> None:
+        """A signal told the node to stop: the first one drains, a later one ends it at once.
+
+        One stop may come as several signals: to the script and to the agent, and in two ways from
+        the script. So what comes close behind the first one counts as that one.
+        """
+        now = trio.current_time()
+        if self._stop_at is None:
+            self._stop_at = now
+        elif now - self._stop_at > SAME_STOP_S:
+            at_once = True
+        if at_once and not self._hurry.is_set():
+            _log.info("node stops at once", node_id=self._node_id, reason=reason)
             self._hurry.set()
+        self.drain(reason)
+
+    def drain(self, reason: str) -> None:
+        """Take no new calls, let the running ones finish, and end; again means the same."""
+        if self._draining:
             return
         self._draining = True
         _log.info(
@@ -342,6 +360,14 @@ class Agent:
             with trio.move_on_after(GOODBYE_S):
                 await self._session.ended.wait()
         self._over.set()
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """Return the signals that stop the node; the end of the terminal, unless that is ignored."""
+    stops = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        stops.append(signal.SIGHUP)
+    return stops
 
 
 def _refuse(stream: Stream, message: Dispatch, *, unknown: bool) -> StreamHandler:

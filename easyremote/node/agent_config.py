@@ -31,6 +31,7 @@ class AgentConfig:
     Attributes:
         spec: The node; its functions come later, on the worker's link.
         fd: The agent's end of the socket to the script.
+        signal_fd: The agent's end of the signal line.
         script_pid: The process that starts the agent and is its first worker.
         serve: Which `serve()` of that node in the script this is, counted from 1.
         rerun: How the script is run again, None if it cannot be.
@@ -40,6 +41,7 @@ class AgentConfig:
 
     spec: NodeSpec
     fd: int
+    signal_fd: int
     script_pid: int
     serve: int
     rerun: RerunPlan | None
@@ -51,6 +53,7 @@ class AgentConfig:
         value = {
             "spec": spec_to_plain(self.spec),
             "fd": self.fd,
+            "signal_fd": self.signal_fd,
             "script_pid": self.script_pid,
             "serve": self.serve,
             "rerun": None if self.rerun is None else self.rerun.to_plain(),
@@ -67,6 +70,7 @@ class AgentConfig:
         return cls(
             spec=spec_from_plain(value["spec"]),
             fd=value["fd"],
+            signal_fd=value["signal_fd"],
             script_pid=value["script_pid"],
             serve=value["serve"],
             rerun=None if rerun is None else RerunPlan.from_plain(rerun),

@@ -30,18 +30,19 @@ def main() -> int:
         return EXIT_USAGE
     log.configure()
     config = AgentConfig.decode(sys.stdin.buffer.read())
-    if os.getppid() != config.script_pid:  # It died while we started.
-        return 0
     return trio.run(_beside_script, config)
 
 
 async def _beside_script(config: AgentConfig) -> int:
     agent = Agent(config.rerun, obstacle=config.rerun_obstacle, restarts=config.restarts)
     sock = socket.socket(fileno=config.fd)
+    line = socket.socket(fileno=config.signal_fd)
     script = Stranger(config.script_pid)
+    if os.getppid() != config.script_pid:  # It died while we started.
+        return 0
 
     def first() -> WorkerProcess:
-        return WorkerProcess(agent, script, sock, announces=False)
+        return WorkerProcess(agent, script, sock, line, announces=False)
 
     try:
         return await agent.run(first, config.spec, config.serve)
@@ -65,7 +66,6 @@ async def _above_script(plan: RerunPlan) -> int:
     agent = Agent(plan)
 
     def first() -> WorkerProcess:
-        child, sock = start_script(plan, first_run=True)
-        return WorkerProcess(agent, child, sock)
+        return WorkerProcess(agent, *start_script(plan, first_run=True))
 
     return await agent.run(first)

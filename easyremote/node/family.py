@@ -20,7 +20,7 @@ from ..log import Log
 from ..wire.errors import ErrorCode
 from .agent_calls import DispatchedCall
 from .pools import MainPool, Pool, ReplicaPool
-from .process import Child, kill_descendants, reap
+from .process import Child, has_terminal, kill_descendants, reap
 from .rerun_plan import RerunPlan
 from .restart import RestartIntensity, Restarts
 from .spec import NodeSpec
@@ -78,6 +78,7 @@ class Family:
         self._workers: list[WorkerProcess] = []
         self._all_gone = trio.Event()
         self._ending = False
+        self._had_terminal = has_terminal()
         self._said_no_replicas = False
 
     # ---- the script ------------------------------------------------------------------------------
@@ -129,9 +130,9 @@ class Family:
         facts: dict[str, Any] = {
             "node_id": self.spec.node_id, "pid": worker.process.pid, "how": end.why,
         }  # fmt: skip
-        if self._plan is None or not self._may_restart or end.status is None:
-            why = self.obstacle or "its service manager does that, or a gateway ran in it"
-            _log.error("the script died and is not started again", **facts, reason=why)
+        obstacle = self._restart_obstacle(end)
+        if obstacle is not None:
+            _log.error("the script died and is not started again", **facts, reason=obstacle)
             self._give_up(f"the script {end.why}")
             return None
         pause_s = restarts.next_pause_s(trio.current_time())
@@ -150,6 +151,18 @@ class Family:
             return None
         _log.info("script started", node_id=self.spec.node_id, pid=started.process.pid)
         return started
+
+    def _restart_obstacle(self, end: WorkerEnd) -> str | None:
+        """Return why the script cannot or should not be started again, or None."""
+        if self._plan is None:
+            return self.obstacle
+        if not self._may_restart:
+            return "its service manager does that, or a gateway ran in it"
+        if end.status is None:
+            return "it is still there"
+        if self._had_terminal and not has_terminal():
+            return "its terminal was closed"
+        return None
 
     def restart_stuck(self, worker: WorkerProcess) -> None:
         """Every slot of the script is held by a body that does not stop: start it again."""
@@ -174,10 +187,8 @@ class Family:
             OSError: It cannot be started.
         """
         assert self._plan is not None and self.spec is not None
-        child, sock = start_script(
-            self._plan, node_id=self.spec.node_id, serve=self.serve, group=group
-        )
-        return WorkerProcess(self._owner, child, sock, group=group)
+        started = start_script(self._plan, node_id=self.spec.node_id, serve=self.serve, group=group)
+        return WorkerProcess(self._owner, *started, group=group)
 
     # ---- replicas --------------------------------------------------------------------------------
 

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from ..log import Log
 from .agent_config import AgentConfig, Announcement
 from .process import ExitStatus, close_in_forked_children
 from .rerun_plan import Marker, RerunPlan, adopting_marker, plan_rerun, worker_marker
+from .signal_line import SAY_DRAIN, SAY_END, SignalLine
 from .spec import NodeSpec
 
 _log = Log("node")
@@ -72,9 +73,13 @@ class WorkerEntry:
 class AgentHandle:
     """The agent process, seen from the worker. Any thread may use it."""
 
-    def __init__(self, pid: int, popen: subprocess.Popen[bytes] | None) -> None:
+    def __init__(
+        self, pid: int, line: SignalLine, popen: subprocess.Popen[bytes] | None = None
+    ) -> None:
         self.pid = pid
+        self._line = line
         self._popen = popen
+        self._told = False
 
     @property
     def is_ours(self) -> bool:
@@ -83,11 +88,15 @@ class AgentHandle:
 
     def stop(self) -> None:
         """Ask the agent to drain the node and end; a second time: to end at once."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._popen is not None:
-                self._popen.send_signal(signal.SIGTERM)  # Without effect if it is gone.
-            elif os.getppid() == self.pid:
-                os.kill(self.pid, signal.SIGTERM)
+        self._line.say(SAY_END if self._told else SAY_DRAIN)
+        self._told = True
+
+    def signals(self) -> AbstractContextManager[None]:
+        """Let SIGINT and SIGTERM reach the agent at once while a `with` block runs.
+
+        On the main thread, and for signals that have a Python handler; it has no effect elsewhere.
+        """
+        return self._line.tied()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end of the agent; False if the time was too short.
@@ -156,8 +165,7 @@ def _enter_again(spec: NodeSpec, serve: int) -> WorkerEntry | None:
 
 def _join(marker: Marker, announcement: Announcement, *, again: bool) -> WorkerEntry:
     try:
-        sock = socket.socket(fileno=os.dup(marker.fd))
-        os.close(marker.fd)
+        sock = socket.socket(fileno=marker.fd)
         close_in_forked_children(sock)
         sock.setblocking(True)
         announcement.send(sock)
@@ -166,7 +174,8 @@ def _join(marker: Marker, announcement: Announcement, *, again: bool) -> WorkerE
             f"the agent that started this process is gone ({error}); start the script by itself"
         ) from error
     sock.setblocking(False)
-    return WorkerEntry(sock, AgentHandle(marker.agent, None), again, marker.group)
+    line = SignalLine(socket.socket(fileno=marker.signal_fd))
+    return WorkerEntry(sock, AgentHandle(marker.agent, line), again, marker.group)
 
 
 # ---- starting an agent ---------------------------------------------------------------------------
@@ -181,9 +190,12 @@ def _start_agent(spec: NodeSpec, blocking: bool, serve: int) -> WorkerEntry:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     close_in_forked_children(ours)
     close_in_forked_children(theirs)
+    our_line, their_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    line = SignalLine(our_line)
     config = AgentConfig(
         spec=spec,
         fd=theirs.fileno(),
+        signal_fd=their_line.fileno(),
         script_pid=os.getpid(),
         serve=serve,
         rerun=planned if isinstance(planned, RerunPlan) else None,
@@ -194,13 +206,15 @@ def _start_agent(spec: NodeSpec, blocking: bool, serve: int) -> WorkerEntry:
         popen = _run_agent(config)
     except OSError as error:
         ours.close()
+        line.close()
         raise EasyRemoteError(
             f"the agent of node {spec.node_id} cannot be started: {error}"
         ) from error
     finally:
         theirs.close()
+        their_line.close()
     ours.setblocking(False)
-    return WorkerEntry(ours, AgentHandle(popen.pid, popen), False, None)
+    return WorkerEntry(ours, AgentHandle(popen.pid, line, popen), False, None)
 
 
 def _run_agent(config: AgentConfig) -> subprocess.Popen[bytes]:
@@ -208,7 +222,7 @@ def _run_agent(config: AgentConfig) -> subprocess.Popen[bytes]:
     popen = subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-P", str(AGENT_PROGRAM)],
         stdin=subprocess.PIPE,
-        pass_fds=(config.fd,),
+        pass_fds=(config.fd, config.signal_fd),
         process_group=0,
     )
     assert popen.stdin is not None

@@ -358,6 +358,16 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def has_terminal() -> bool:
+    """Return whether this process belongs to a terminal that is still there."""
+    try:
+        descriptor = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    os.close(descriptor)
+    return True
+
+
 # ---- descriptors ---------------------------------------------------------------------------------
 
 _sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()

@@ -20,7 +20,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Marker:
 
     Attributes:
         fd: The inherited descriptor of the socket to the agent.
+        signal_fd: The inherited descriptor of the signal line.
         agent: Process id of the agent, the parent of the script.
         node_id: The node whose `serve()` becomes the worker; None means the first one.
         serve: Which `serve()` of that node, counted from 1.
@@ -70,6 +71,7 @@ class Marker:
     """
 
     fd: int
+    signal_fd: int
     agent: int
     node_id: str | None = None
     serve: int = 1
@@ -77,7 +79,7 @@ class Marker:
 
     def encode(self) -> str:
         """Return the marker as the value of an environment variable."""
-        return json.dumps([self.fd, self.agent, self.node_id, self.serve, self.group])
+        return json.dumps(astuple(self))
 
     @classmethod
     def decode(cls, text: str | None) -> Marker | None:
@@ -85,12 +87,13 @@ class Marker:
         if text is None or len(text) > MARKER_BYTES_MAX:
             return None
         try:
-            fd, agent, node_id, serve, group = json.loads(text)
+            marker = cls(*json.loads(text))
         except (ValueError, TypeError):
             return None
-        if type(fd) is not int or type(agent) is not int or agent != os.getppid():
+        numbers = (marker.fd, marker.signal_fd, marker.agent, marker.serve)
+        if not all(type(number) is int for number in numbers) or marker.agent != os.getppid():
             return None
-        return cls(fd, agent, node_id, serve, group)
+        return marker
 
 
 _MARKER = Marker.decode(rerun.worker_marker())

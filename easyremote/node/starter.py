@@ -1,23 +1,34 @@
 """Starting the user's script as a child of the agent.
 
-Rules of this file. 1) On the main thread, as `process` demands. 2) The child inherits one
-descriptor beside stdout and stderr: its end of the socket to the agent.
+Rules of this file. 1) On the main thread, as `process` demands. 2) The child inherits two
+descriptors beside stdout and stderr: its ends of the link's socket and of the signal line.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from typing import NamedTuple
 
 from .. import rerun
 from .process import Child, start_child
 from .rerun_plan import ADOPT_VARIABLE, Marker, RerunPlan
 
 
+class StartedScript(NamedTuple):
+    """A script that was started."""
+
+    process: Child
+    socket: socket.socket
+    """Our end of the link's socket."""
+    signal_line: socket.socket
+    """Our end of the signal line."""
+
+
 def start_script(
     plan: RerunPlan, *, node_id: str | None = None, serve: int = 1, group: str | None = None,
     first_run: bool = False,
-) -> tuple[Child, socket.socket]:  # fmt: skip
+) -> StartedScript:  # fmt: skip
     """Run the script.
 
     Args:
@@ -27,21 +38,22 @@ def start_script(
         group: The slot group of a replica, None for the worker that serves everything.
         first_run: It is an ordinary first run, which uses the agent that started it.
 
-    Returns:
-        The process, and our end of the socket to it.
-
     Raises:
         OSError: It cannot be started.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    marker = Marker(theirs.fileno(), os.getpid(), node_id, serve, group)
+    line, their_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    fds = (theirs.fileno(), their_line.fileno())
+    marker = Marker(*fds, os.getpid(), node_id, serve, group)
     variable = ADOPT_VARIABLE if first_run else rerun.WORKER_VARIABLE
     env = {**plan.env, variable: marker.encode()}
     try:
-        child = start_child(plan.argv, env=env, cwd=plan.cwd, pass_fds=(theirs.fileno(),))
+        child = start_child(plan.argv, env=env, cwd=plan.cwd, pass_fds=fds)
     except OSError:
         ours.close()
+        line.close()
         raise
     finally:
         theirs.close()
-    return child, ours
+        their_line.close()
+    return StartedScript(child, ours, line)

@@ -325,15 +325,15 @@ class _Registration(StreamHandler):
         self._worker.on_refused(from_wire(code, reason))
 
 
-def end_process_if_stuck(worker: Worker, sentence: str) -> None:
-    """Give running bodies a moment after the agent is gone, then end this process.
+def end_process_if_stuck(worker: Worker, sentence: str, grace_s: float = LOST_GRACE_S) -> None:
+    """Give running bodies a moment after serving has ended, then end this process.
 
     A body that does not look holds its thread; when that is the main thread, nothing but the end
     of the process ends it.
     """
 
     def end() -> None:
-        if not worker.wait_idle(LOST_GRACE_S):
+        if not worker.wait_idle(grace_s):
             sys.stderr.write(sentence + "\n")
             sys.stderr.flush()
             os._exit(EXIT_AGENT_LOST)

@@ -20,6 +20,7 @@ Source. decisions.md, "Processes of a node" 1 and 3; promises.md T38.
 
 from __future__ import annotations
 
+import signal
 import socket
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -38,6 +39,7 @@ from ..wire.event import HelloReceived
 from ..wire.message import Failure, Kind, Register, Registered, Update, decode
 from .agent_config import Announcement, receive_announcement
 from .process import UNKNOWN_END, Child, ExitStatus, Process, end_process
+from .signal_line import SAY_DRAIN, SAY_END, STOP_SIGNALS
 from .worker_link import worker_link_settings
 
 if TYPE_CHECKING:
@@ -130,7 +132,10 @@ class WorkerOwner(Protocol):
         """It takes more calls than before."""
 
     def worker_drains(self, worker: WorkerProcess, reason: str) -> None:
-        """Its owner wants the node drained."""
+        """The owner of the node wants it drained; again means the same."""
+
+    def stop_signal(self, reason: str, *, at_once: bool = False) -> None:
+        """The process was told to stop by a signal; a second one means at once."""
 
 
 class WorkerProcess(LinkHandler):
@@ -144,8 +149,8 @@ class WorkerProcess(LinkHandler):
     """
 
     def __init__(
-        self, owner: WorkerOwner, process: Process, sock: socket.socket, *,
-        group: str | None = None, announces: bool = True,
+        self, owner: WorkerOwner, process: Process, sock: socket.socket,
+        signal_line: socket.socket, *, group: str | None = None, announces: bool = True,
     ) -> None:  # fmt: skip
         """Take over a process and our end of its socket; `run` begins.
 
@@ -153,6 +158,7 @@ class WorkerProcess(LinkHandler):
             owner: Who is told.
             process: The process.
             sock: Connected to it.
+            signal_line: Our end of its signal line.
             group: The group of a replica.
             announces: It was started by us, so it says first which node it serves.
         """
@@ -164,6 +170,7 @@ class WorkerProcess(LinkHandler):
         self.orphans: list[DispatchedCall] = []
         self._owner = owner
         self._sock = sock
+        self._line = signal_line
         self._announces = announces
         self._registration: Stream | None = None
         self._goodbye = False
@@ -203,6 +210,7 @@ class WorkerProcess(LinkHandler):
         status: list[ExitStatus] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_process, status)
+            nursery.start_soon(self._watch_signals)
             if ready_s is not None:
                 nursery.start_soon(self._watch_start, ready_s, late)
             await self._run_link()
@@ -222,6 +230,26 @@ class WorkerProcess(LinkHandler):
         if self.link is not None:
             self.link.close()
         self._scope.cancel()
+
+    async def _watch_signals(self) -> None:
+        """Listen on the signal line: the process itself may be unable to say anything."""
+        self._line.setblocking(False)
+        with self._line:
+            while True:
+                await trio.lowlevel.wait_readable(self._line)
+                try:
+                    said = self._line.recv(64)
+                except OSError:
+                    return
+                if not said:
+                    return
+                for number in said:
+                    if number in STOP_SIGNALS:
+                        self._owner.stop_signal(signal.Signals(number).name)
+                    elif number == SAY_DRAIN:
+                        self._owner.worker_drains(self, "the script asked for it")
+                    elif number == SAY_END:
+                        self._owner.stop_signal("the script insists", at_once=True)
 
     async def _await_exit(self) -> None:
         """The link was cut: the process should end, or is ended if it is ours."""
