@@ -15,6 +15,7 @@ Source. wire/README.md, "Messages".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from . import cbor
@@ -61,8 +62,6 @@ class Kind:
 class Call(NamedTuple):
     """A client asks for one run of a function. Opens a stream."""
 
-    KIND = Kind.CALL  # type: ignore[misc]
-
     call_id: bytes
     """128 random bits, made by the caller; the identity of the call everywhere."""
     function: str
@@ -83,8 +82,6 @@ class Call(NamedTuple):
 class Dispatch(NamedTuple):
     """The gateway gives a call to a node, and an agent to a worker. Opens a stream."""
 
-    KIND = Kind.DISPATCH  # type: ignore[misc]
-
     call_id: bytes
     function: str
     principal: str
@@ -104,8 +101,6 @@ class Dispatch(NamedTuple):
 class Item(NamedTuple):
     """One item of a stream; channel 0 is what the callee yields, 1.. are streamed arguments."""
 
-    KIND = Kind.ITEM  # type: ignore[misc]
-
     channel: int
     codec: int
     body: bytes | None
@@ -115,16 +110,12 @@ class Item(NamedTuple):
 class ItemsEnd(NamedTuple):
     """A streamed argument is over; `error` is an exception as data if its producer failed."""
 
-    KIND = Kind.ITEMS_END  # type: ignore[misc]
-
     channel: int
     error: dict[str, Any] | None
 
 
 class Want(NamedTuple):
     """The consumer of a channel allows its producer `total` items since the beginning."""
-
-    KIND = Kind.WANT  # type: ignore[misc]
 
     channel: int
     total: int
@@ -133,8 +124,6 @@ class Want(NamedTuple):
 class Progress(NamedTuple):
     """The running body reports how far it is."""
 
-    KIND = Kind.PROGRESS  # type: ignore[misc]
-
     codec: int
     body: bytes | None
     segments: list[int]
@@ -142,8 +131,6 @@ class Progress(NamedTuple):
 
 class Result(NamedTuple):
     """The call returned. Ends the stream."""
-
-    KIND = Kind.RESULT  # type: ignore[misc]
 
     codec: int
     seconds: float
@@ -154,8 +141,6 @@ class Result(NamedTuple):
 
 class Failure(NamedTuple):
     """The call has an error for an outcome. Ends the stream."""
-
-    KIND = Kind.FAILURE  # type: ignore[misc]
 
     code: int
     """An `errors.ErrorCode`."""
@@ -169,8 +154,6 @@ class Failure(NamedTuple):
 class Register(NamedTuple):
     """A node says what it offers. Opens a stream that stays open as long as the node serves."""
 
-    KIND = Kind.REGISTER  # type: ignore[misc]
-
     info: bytes | None
     """Plain value: node description and functions."""
     segments: list[int]
@@ -179,15 +162,11 @@ class Register(NamedTuple):
 class Registered(NamedTuple):
     """The gateway took the registration; `info` carries epoch and lease."""
 
-    KIND = Kind.REGISTERED  # type: ignore[misc]
-
     info: dict[str, Any]
 
 
 class Query(NamedTuple):
     """A question or an administrative order by name. Opens a stream."""
-
-    KIND = Kind.QUERY  # type: ignore[misc]
 
     name: str
     args: dict[str, Any]
@@ -196,8 +175,6 @@ class Query(NamedTuple):
 class Reply(NamedTuple):
     """The answer to a query. Ends the stream. The value may be large, so it is a body."""
 
-    KIND = Kind.REPLY  # type: ignore[misc]
-
     body: bytes | None
     segments: list[int]
 
@@ -205,15 +182,11 @@ class Reply(NamedTuple):
 class Telemetry(NamedTuple):
     """One sample of a node's load, on its registration stream."""
 
-    KIND = Kind.TELEMETRY  # type: ignore[misc]
-
     sample: dict[str, Any]
 
 
 class Update(NamedTuple):
     """A node changes its offer: functions added or removed, paused, draining."""
-
-    KIND = Kind.UPDATE  # type: ignore[misc]
 
     info: bytes | None
     segments: list[int]
@@ -262,7 +235,24 @@ _FIELDS: dict[type[Any], tuple[_Check, ...]] = {
     Update: (_OPT_BYTES, list),
 }
 
-BY_KIND: dict[int, type[Any]] = {cls.KIND: cls for cls in _FIELDS}
+BY_KIND: dict[int, type[Any]] = {
+    Kind.CALL: Call,
+    Kind.DISPATCH: Dispatch,
+    Kind.ITEM: Item,
+    Kind.ITEMS_END: ItemsEnd,
+    Kind.WANT: Want,
+    Kind.PROGRESS: Progress,
+    Kind.RESULT: Result,
+    Kind.FAILURE: Failure,
+    Kind.REGISTER: Register,
+    Kind.REGISTERED: Registered,
+    Kind.QUERY: Query,
+    Kind.REPLY: Reply,
+    Kind.TELEMETRY: Telemetry,
+    Kind.UPDATE: Update,
+}
+
+_KINDS = {cls: kind for kind, cls in BY_KIND.items()}
 
 OPENING = frozenset({Kind.CALL, Kind.DISPATCH, Kind.REGISTER, Kind.QUERY})
 """Kinds that open a stream; every other kind is said inside one."""
@@ -273,9 +263,14 @@ TERMINAL = frozenset({Kind.RESULT, Kind.FAILURE, Kind.REPLY})
 M = TypeVar("M")
 
 
+def kind_of(message: Message) -> int:
+    """Return the kind that the frame header of `message` carries."""
+    return _KINDS[type(message)]
+
+
 def encode(message: Message) -> bytes:
     """Return the payload of `message`: one CBOR list."""
-    return cbor.encode_frame(message)
+    return cbor.dump_frame(message)
 
 
 def decode(cls: type[M], payload: bytes) -> M:
@@ -284,36 +279,72 @@ def decode(cls: type[M], payload: bytes) -> M:
     Raises:
         CodecError: The payload is not such a message.
     """
-    fields = cbor.decode_frame(payload)
+    fields = cbor.load_frame(payload)
     checks = _FIELDS[cls]
     if type(fields) is not list or len(fields) < len(checks):
         raise CodecError(f"a {cls.__name__} message has {len(checks)} fields")
-    for value, check in zip(fields, checks):
-        if type(value) is not check and not (type(check) is tuple and type(value) in check):
-            raise CodecError(f"a field of a {cls.__name__} message has the wrong type")
-    message = cls(*fields[: len(checks)])
-    _check_ranges(message)
+    if len(fields) > len(checks):
+        del fields[len(checks) :]
+    kinds = tuple(map(type, fields))
+    if kinds not in _SEEN[cls]:
+        for kind, check in zip(kinds, checks, strict=True):
+            if kind is not check and not (type(check) is tuple and kind in check):
+                raise CodecError(f"a field of a {cls.__name__} message has the wrong type")
+        _SEEN[cls].add(kinds)
+    for field in fields:
+        if field and type(field) in _CONTAINERS:
+            cbor.check(field)
+    message = cls(*fields)
+    check_ranges = _RANGES.get(cls)
+    if check_ranges is not None:
+        check_ranges(message)
     return message
 
 
-def _check_ranges(message: Any) -> None:
-    cls = type(message)
-    segments = getattr(message, "segments", None)
+_CONTAINERS = frozenset({list, dict})
+
+_SEEN: dict[type[Any], set[tuple[type[Any], ...]]] = {cls: set() for cls in _FIELDS}
+"""Combinations of field types that were found good: as many as a class has optional fields."""
+
+
+def _check_segments(message: Any) -> None:
+    segments = message.segments
     if segments:
         if len(segments) > SEGMENTS_MAX:
             raise CodecError(f"a message names {len(segments)} segments, {SEGMENTS_MAX} at most")
         for size in segments:
             if type(size) is not int or not 0 < size < 1 << 62:
                 raise CodecError("a segment size is a positive integer")
-    if cls is Call or cls is Dispatch:
-        if len(message.call_id) != 16:
-            raise CodecError("a call id has 16 bytes")
-        deadline_ms = message.deadline_ms
-        if deadline_ms is not None and deadline_ms < 0:
-            raise CodecError("a deadline is not negative")
-        names = message.node_ids if cls is Call else message.roles
-        if names is not None and not all(type(name) is str for name in names):
-            raise CodecError("node ids and roles are strings")
-    elif cls is Item or cls is Want or cls is ItemsEnd:
-        if message.channel < 0:
-            raise CodecError("a channel is not negative")
+
+
+def _check_call(message: Any) -> None:
+    _check_segments(message)
+    if len(message.call_id) != 16:
+        raise CodecError("a call id has 16 bytes")
+    deadline_ms = message.deadline_ms
+    if deadline_ms is not None and deadline_ms < 0:
+        raise CodecError("a deadline is not negative")
+    names = message.node_ids if type(message) is Call else message.roles
+    if names and not all(type(name) is str for name in names):
+        raise CodecError("node ids and roles are strings")
+
+
+def _check_channel(message: Any) -> None:
+    if message.channel < 0:
+        raise CodecError("a channel is not negative")
+    if type(message) is Item:
+        _check_segments(message)
+
+
+_RANGES: dict[type[Any], Callable[[Any], None]] = {
+    Call: _check_call,
+    Dispatch: _check_call,
+    Item: _check_channel,
+    ItemsEnd: _check_channel,
+    Want: _check_channel,
+    Progress: _check_segments,
+    Result: _check_segments,
+    Register: _check_segments,
+    Reply: _check_segments,
+    Update: _check_segments,
+}
