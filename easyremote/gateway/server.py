@@ -14,10 +14,7 @@ Source. api.md, "The gateway"; features.md G1 and G2; decisions.md 2, 3, 4, 20.
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -28,14 +25,10 @@ from ..errors import EasyRemoteError
 from ..facts import FunctionInfo, NodeInfo, ScoreWeights, TLSConfig
 from ..log import Log, configure
 from ..rerun import inert
-from ..transport import ALPN, HTTP_ALPN, ByteStream, Incoming, TlsListener
-from ..transport.listener import open_listener
-from ..transport.tls_stream import bare_server_context
 from . import describe
-from .banner import print_banner
 from .core import Gateway
 from .limits import GatewayLimits
-from .state import GatewayState
+from .running import Options, Running
 from .token_admin import TokenAdmin
 
 _log = Log("gateway")
@@ -43,11 +36,7 @@ R = TypeVar("R")
 
 WEIGHTS_DEFAULT = ScoreWeights()
 GRACE_S = 5.0
-DRAIN_S = 30.0
-"""How long running calls may go on after SIGTERM; a second signal ends the wait."""
 START_TIMEOUT_S = 30.0
-ASK_TIMEOUT_S = 10.0
-"""A gateway that answers no question of its own process for so long is stopping."""
 
 
 class Server:
@@ -65,6 +54,8 @@ class Server:
         dashboard: Serve the dashboard, where it is installed.
         rest: Serve REST, where it is installed.
         limits: Other limits than the usual ones.
+        addresses: Host names or addresses under which others reach the gateway, for join strings
+            and the certificate: behind a router or in a cloud it cannot know them by itself.
     """
 
     def __init__(
@@ -81,6 +72,7 @@ class Server:
         dashboard: bool = True,
         rest: bool = True,
         limits: GatewayLimits | None = None,
+        addresses: Sequence[str] = (),
     ) -> None:
         if type(port) is not int or not 0 <= port <= 65535:
             raise ValueError(f"a port lies between 0 and 65535, not {port!r}")
@@ -103,7 +95,8 @@ class Server:
         self._state_dir = None if state_dir is None else Path(state_dir)
         self._wants_http = dashboard or rest
         self._limits = limits
-        self._running: _Running | None = None
+        self._addresses = tuple(addresses)
+        self._running: Running | None = None
 
     # ---- life ----------------------------------------------------------------------------------
 
@@ -113,7 +106,7 @@ class Server:
             return
         self._refuse_second()
         configure()
-        running = self._running = _Running(self, on_main=threading.current_thread().name)
+        running = self._running = Running(self._options(), self._listening)
         try:
             trio.run(running.main, True)
         finally:
@@ -130,7 +123,7 @@ class Server:
             return self
         self._refuse_second()
         configure()
-        running = self._running = _Running(self, on_main=None)
+        running = self._running = Running(self._options(), self._listening)
         running.start_thread()
         if not running.ready.wait(START_TIMEOUT_S) or running.error is not None:
             self._running = None
@@ -166,6 +159,20 @@ class Server:
     ) -> None:
         """Stop, with the usual grace."""
         await _in_thread(self.stop)
+
+    def _options(self) -> Options:
+        return Options(
+            self.host,
+            self.port,
+            self._tls,
+            self._state_dir,
+            self._wants_http,
+            self._limits,
+            tuple(self._addresses),
+        )
+
+    def _listening(self, port: int) -> None:
+        self.port = port
 
     def _is_inert(self) -> bool:
         if inert():
@@ -208,206 +215,6 @@ class Server:
         if running is None:
             raise RuntimeError("the gateway is not running; call start(blocking=False) or run()")
         return running.ask(question)
-
-
-class _Running:
-    """One run of a server: its thread, its listener, its gateway."""
-
-    def __init__(self, server: Server, on_main: str | None) -> None:
-        self.ready = threading.Event()
-        self.error: BaseException | None = None
-        self.folder: Path | None = None
-        self._server = server
-        self._gateway: Gateway | None = None
-        self._token: trio.lowlevel.TrioToken | None = None
-        self._stop = trio.Event()
-        self._hurry = trio.Event()
-        self._grace_s = DRAIN_S
-        self._thread: threading.Thread | None = None
-        self._over = threading.Event()
-        self._ident = 0
-
-    def start_thread(self) -> None:
-        """Run in a thread that does not keep the process alive."""
-        self._thread = threading.Thread(
-            target=self._thread_main, name="easyremote-gateway", daemon=True
-        )
-        self._thread.start()
-
-    def _thread_main(self) -> None:
-        trio.run(self.main, False)
-
-    async def main(self, signals: bool) -> None:
-        """Listen and serve until stopped. An error ends up in `error`."""
-        self._token = trio.lowlevel.current_trio_token()
-        self._ident = threading.get_ident()
-        try:
-            await self._main(signals)
-        except Exception as error:  # noqa: BLE001  # The boundary of the thread.
-            self.error = _only(error)
-        finally:
-            self._over.set()
-            self.ready.set()
-
-    async def _main(self, signals: bool) -> None:
-        server = self._server
-        context = bare_server_context((ALPN, HTTP_ALPN))
-        listener = open_listener(server.host, server.port, context)
-        try:
-            state = _open_state(server, listener.port)
-        except BaseException:
-            listener.close()
-            raise
-        try:
-            context.load_cert_chain(state.identity.certificate_path, state.identity.key_path)
-            self.folder = state.folder
-            await self._serve(listener, state, signals)
-        finally:
-            listener.close()
-            state.close()
-
-    async def _serve(self, listener: TlsListener, state: GatewayState, signals: bool) -> None:
-        server = self._server
-        gateway = self._gateway = Gateway(state, server._limits)  # noqa: SLF001
-        async with trio.open_nursery() as nursery:
-            await nursery.start(gateway.run)
-            nursery.start_soon(listener.serve, self._handle)
-            if signals and threading.current_thread() is threading.main_thread():
-                await nursery.start(self._watch_signals)
-            server.port = listener.port
-            print_banner(state, first=state.incarnation == 1, http=server._wants_http)  # noqa: SLF001
-            _log.info("gateway listens", port=listener.port, state=state.folder)
-            self.ready.set()
-            await self._stop.wait()
-            listener.close()
-            await self._drain(gateway)
-            nursery.cancel_scope.cancel()
-        _log.info("gateway stopped", port=listener.port)
-
-    async def _drain(self, gateway: Gateway) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def hurry() -> None:
-                await self._hurry.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(hurry)
-            await gateway.drain(self._grace_s)
-            nursery.cancel_scope.cancel()
-
-    async def _handle(self, incoming: Incoming) -> None:
-        assert self._gateway is not None
-        if incoming.protocol == "native":
-            await self._gateway.serve_peer(incoming.stream, incoming.authenticated)
-        else:
-            with trio.move_on_at(incoming.deadline):
-                await answer_http(incoming.stream)
-
-    async def _watch_signals(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        wanted = [signal.SIGTERM, signal.SIGINT]
-        with trio.open_signal_receiver(*wanted) as received:
-            task_status.started()
-            async for number in received:
-                if self._stop.is_set():
-                    self._hurry.set()
-                _log.info("signal", name=signal.Signals(number).name)
-                self._stop.set()
-
-    # ---- from other threads --------------------------------------------------------------------
-
-    def stop(self, grace_s: float) -> None:
-        """Stop soon. Thread-safe."""
-
-        def now() -> None:
-            self._grace_s = grace_s
-            self._stop.set()
-
-        if self._token is not None:
-            try:
-                self._token.run_sync_soon(now)
-            except trio.RunFinishedError:
-                return
-
-    def join(self) -> bool:
-        """Wait until it is over, unless that is our own thread; return whether it is."""
-        if self._thread is None or self._thread is threading.current_thread():
-            return False
-        self._thread.join()
-        return True
-
-    def ask(self, question: Callable[[Gateway], R]) -> R:
-        """Run `question` on the gateway's thread and return its answer."""
-        gateway, token = self._gateway, self._token
-        if gateway is None or token is None or self._over.is_set():
-            raise RuntimeError("the gateway is not running")
-        if threading.get_ident() == self._ident:
-            return question(gateway)
-        answer: Future[R] = Future()
-
-        def answer_now() -> None:
-            try:
-                answer.set_result(question(gateway))
-            except Exception as error:  # noqa: BLE001  # It belongs to who asked.
-                answer.set_exception(error)
-
-        try:
-            token.run_sync_soon(answer_now)
-            return answer.result(ASK_TIMEOUT_S)
-        except (trio.RunFinishedError, TimeoutError):
-            raise RuntimeError("the gateway is not running") from None
-
-
-HTTP_ANSWER = (
-    "This is an EasyRemote gateway. REST and the dashboard need the extra package: "
-    "pip install 'easyremote[http]'\n"
-)
-
-
-async def answer_http(stream: ByteStream) -> None:
-    """Give an HTTP client one short answer that says how to get REST, and end."""
-    request = bytearray(16 * 1024)
-    view, size = memoryview(request), 0
-    while size < len(request) and b"\r\n\r\n" not in request[:size]:
-        got = stream.try_receive_into(view[size:])
-        if got is None:
-            await stream.wait_receivable()
-        elif not got:
-            return
-        else:
-            size += got
-    body = HTTP_ANSWER.encode()
-    head = (
-        "HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nX-Content-Type-Options: nosniff\r\n"
-        "Connection: close\r\n\r\n"
-    ).encode()
-    left = memoryview(head if request[:5] == b"HEAD " else head + body)
-    while left:
-        sent = stream.try_send(left)
-        if sent is None:
-            await stream.wait_sendable()
-        else:
-            left = left[sent:]
-
-
-def _open_state(server: Server, port: int) -> GatewayState:
-    tls = server._tls  # noqa: SLF001
-    return GatewayState.open(
-        server._state_dir,  # noqa: SLF001
-        [server.host] if server.host else [],
-        port,
-        certificate_path=None if tls is None else Path(tls.certificate_path),
-        key_path=None if tls is None else Path(tls.key_path),
-    )
-
-
-def _only(error: BaseException) -> BaseException:
-    """Return the one error in a group of one; a nursery wraps what leaves it."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 async def _in_thread(fn: Callable[[], object]) -> None:
