@@ -48,7 +48,10 @@ if TYPE_CHECKING:
     from .facts import FunctionInfo, NodeInfo, ScoreWeights, TLSConfig
     from .gateway.server import Server
     from .identity.credential import Credential
-    from .node import CallContext, ComputeNode, NodeLimits, ServeHandle, context
+    from .node.context import CallContext, context
+    from .node.node import ComputeNode
+    from .node.serving import ServeHandle
+    from .node.spec import NodeLimits
 
 __all__ = [
     "AccessDeniedError",
@@ -143,11 +146,11 @@ _MODULE_OF = {
     "TLSConfig": "facts",
     "Server": "gateway.server",
     "Credential": "identity.credential",
-    "CallContext": "node",
-    "ComputeNode": "node",
-    "NodeLimits": "node",
-    "ServeHandle": "node",
-    "context": "node",
+    "CallContext": "node.context",
+    "ComputeNode": "node.node",
+    "NodeLimits": "node.spec",
+    "ServeHandle": "node.serving",
+    "context": "node.context",
 }
 """Where each public name lives, relative to this package."""
 

@@ -32,7 +32,7 @@ from .transport import ByteStream, StreamBroken
 from .wire import event as ev
 from .wire.connection import Connection
 from .wire.errors import CodecError, ErrorCode, ProtocolError, RemoteProtocolError
-from .wire.message import Message
+from .wire.message import Message, kind_of
 from .wire.message import encode as encode_message
 from .wire.outgoing import Chunk
 from .wire.settings import Settings
@@ -123,7 +123,7 @@ class Link:
             OverloadedError: The peer grants no more streams now.
         """
         payload = encode_message(message)
-        return self.open_encoded(message.KIND, payload, buffers, handler=handler, end=end)
+        return self.open_encoded(kind_of(message), payload, buffers, handler=handler, end=end)
 
     def open_encoded(
         self, kind: int, payload: bytes, buffers: Sequence[memoryview] = (), *,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .handlers import StreamHandler
 from .wire.errors import ErrorCode
-from .wire.message import Message
+from .wire.message import Message, kind_of
 from .wire.message import encode as encode_message
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Stream:
         self, message: Message, buffers: Sequence[memoryview] = (), *, end: bool = False
     ) -> None:
         """Say a message; `message.segments` lists the sizes of `buffers`."""
-        self.forward(message.KIND, encode_message(message), buffers=buffers, end=end)
+        self.forward(kind_of(message), encode_message(message), buffers=buffers, end=end)
 
     def forward(
         self, kind: int, payload: bytes, more: bool = False, end: bool = False,
