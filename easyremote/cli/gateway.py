@@ -23,6 +23,14 @@ _host = click.option(
     metavar="H",
     help="Name or address to listen on, which join strings then carry; else every interface.",
 )
+_addresses = click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    metavar="NAME",
+    help="Name or address under which others reach it, for join strings; behind a router or in a "
+    "cloud it cannot know that by itself. Repeatable.",
+)
 
 
 @click.group(cls=Group)
@@ -36,6 +44,7 @@ def gateway() -> None:
     help="Where to listen; 0 lets the system choose.",
 )  # fmt: skip
 @_host
+@_addresses
 @_state_dir
 @click.option(
     "--tls-cert", type=click.Path(dir_okay=False, exists=True, path_type=Path),
@@ -46,8 +55,9 @@ def gateway() -> None:
     help="Its key (PEM).",
 )  # fmt: skip
 def run(
-    port: int, host: str, state_dir: Path | None, tls_cert: Path | None, tls_key: Path | None
-) -> None:
+    port: int, host: str, addresses: tuple[str, ...], state_dir: Path | None,
+    tls_cert: Path | None, tls_key: Path | None,
+) -> None:  # fmt: skip
     """Run a gateway until Ctrl-C or SIGTERM; the first start makes all that it needs."""
     from ..facts import TLSConfig
     from ..gateway.server import Server
@@ -55,7 +65,7 @@ def run(
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key go together.")
     tls = None if tls_cert is None or tls_key is None else TLSConfig(tls_cert, tls_key)
-    Server(port, host, tls=tls, state_dir=state_dir).run()
+    Server(port, host, tls=tls, state_dir=state_dir, addresses=addresses).run()
 
 
 @gateway.command()
@@ -64,8 +74,9 @@ def run(
     help="Where it is to listen.",
 )  # fmt: skip
 @_host
+@_addresses
 @_state_dir
-def init(port: int, host: str, state_dir: Path | None) -> None:
+def init(port: int, host: str, addresses: tuple[str, ...], state_dir: Path | None) -> None:
     """Make a gateway's key, certificate and tokens, and print join strings.
 
     Of a gateway that exists already, running or not, it prints the join strings again.
@@ -81,7 +92,7 @@ def init(port: int, host: str, state_dir: Path | None) -> None:
     if exists:
         state = GatewayState.attach(folder)
     else:
-        state = GatewayState.open(folder, [host] if host else [], port)
+        state = GatewayState.open(folder, addresses or ([host] if host else []), port)
     with closing(state):
         click.echo(f"gateway  {Address(state.hosts[0], state.port)}")
         click.echo(
@@ -90,15 +101,19 @@ def init(port: int, host: str, state_dir: Path | None) -> None:
         click.echo(f"key      {pin_text(state.pin)}")
         click.echo(f"nodes    EASYREMOTE_JOIN={state.node_join()} easyremote node FILE.py")
         click.echo(f"clients  easyremote join {state.client_join()}")
-        click.echo(f"run it   easyremote gateway run {_run_arguments(port, host, state_dir)}")
+        click.echo(
+            f"run it   easyremote gateway run {_run_arguments(port, host, addresses, state_dir)}"
+        )
 
 
-def _run_arguments(port: int, host: str, state_dir: Path | None) -> str:
+def _run_arguments(port: int, host: str, addresses: tuple[str, ...], state_dir: Path | None) -> str:
     import shlex
 
     words = ["--port", str(port)]
     if host:
         words += ["--host", host]
+    for address in addresses:
+        words += ["--address", address]
     if state_dir is not None:
         words += ["--state-dir", str(state_dir.absolute())]
     return shlex.join(words)

@@ -127,7 +127,9 @@ def result_text(value: Any, *, one_line: bool = False) -> str:
         head = f"array of {kind}, shape {'x'.join(str(side) for side in shape)}"
         return head if one_line else f"{head}\n{value}"
     try:
-        return json.dumps(value, indent=None if one_line else 2, ensure_ascii=False, default=_scalar)
+        return json.dumps(
+            value, indent=None if one_line else 2, ensure_ascii=False, default=_scalar
+        )
     except (TypeError, ValueError):
         from pprint import pformat
 
