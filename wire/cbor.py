@@ -185,13 +185,10 @@ def check(value: Any, depth: int = 0) -> None:
                 raise CodecError(f"a key is a text of at most {KEY_BYTES_MAX} characters")
     elif kind is list or isinstance(value, list | tuple):
         items = value
-    elif isinstance(value, int):
-        items = (int(value),)
-    elif isinstance(value, str | bytes | bytearray | float | None):
-        return
     else:
-        raise CodecError(f"a {kind.__name__} is not allowed in a frame")
-    if depth == DEPTH_MAX and kind is not int:
+        _check_scalar(value)
+        return
+    if depth == DEPTH_MAX:
         raise CodecError(f"nested deeper than {DEPTH_MAX}")
     for item in items:
         kind = type(item)
@@ -200,6 +197,14 @@ def check(value: Any, depth: int = 0) -> None:
                 raise CodecError("an integer of more than 64 bits")
         elif kind not in _SCALARS:
             check(item, depth + 1)
+
+
+def _check_scalar(value: Any) -> None:
+    if isinstance(value, int):
+        if not _INT_MIN <= value <= _INT_MAX:
+            raise CodecError("an integer of more than 64 bits")
+    elif not isinstance(value, str | bytes | bytearray | float | None):
+        raise CodecError(f"a {type(value).__name__} is not allowed in a frame")
 
 
 # ---- values ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ unpickles, uses `plain.py` alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,22 +78,24 @@ def encode(
     return Encoded(body, outlet.buffers(), pickled=False)
 
 
-def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, allow_pickle: bool) -> Encoded:
+def encode_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], *, allow_pickle: bool, copy_max: int = COPY_MAX
+) -> Encoded:
     """Encode the arguments of a call; `StreamArgument` marks the streamed ones.
+
+    As `encode` otherwise.
 
     Raises:
         SerializationError: One cannot travel; the message names it, as in `args[0].model`.
     """
-    for value in args:
-        if type(value) not in _QUICK and not (type(value) is str and len(value) < _TEXT_MAX):
-            break
-    else:
-        if not kwargs:
-            try:
-                return Encoded(b"\x82" + encode_value(args) + b"\xa0", [], pickled=False)
-            except ValueError:  # Lone surrogates, or an enormous integer.
-                pass
-    outlets = plain.new_outlet()
+    if _is_quick(args) and (not kwargs or _is_quick(kwargs.values())):
+        try:
+            if kwargs:
+                return Encoded(encode_value((args, kwargs)), [], pickled=False)
+            return Encoded(b"\x82" + encode_value(args) + b"\xa0", [], pickled=False)
+        except ValueError:  # Lone surrogates, or an enormous integer.
+            pass
+    outlets = plain.new_outlet(copy_max)
     try:
         body, outlet = plain.lowered([list(args), kwargs], outlets)
     except NotPlain as error:
@@ -102,6 +104,15 @@ def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any], *, allow_pickle: 
         return _encode_pickled((args, kwargs), error, allow_pickle, outlets(), roots)
     assert outlet is not None
     return Encoded(body, outlet.buffers(), pickled=False)
+
+
+def _is_quick(values: Iterable[Any]) -> bool:
+    """Whether cbor2 writes all `values` as they are to be: the arguments of most calls."""
+    for value in values:
+        kind = type(value)
+        if kind not in _QUICK and not (kind is str and len(value) < _TEXT_MAX):
+            return False
+    return True
 
 
 def _encode_pickled(
@@ -174,9 +185,9 @@ def decode_call(
     call = decode(body, buffers, allow_pickle=allow_pickle)
     if type(call) in {list, tuple} and len(call) == 2:
         args, kwargs = call
-        if type(args) in {list, tuple} and type(kwargs) is dict:
-            if not kwargs or set(map(type, kwargs)) == {str}:
-                return tuple(args), kwargs
+        named = type(kwargs) is dict and (not kwargs or set(map(type, kwargs)) == {str})
+        if named and type(args) in {list, tuple}:
+            return tuple(args), kwargs
     raise SerializationError("what arrived are not the arguments of a call")
 
 
@@ -191,14 +202,14 @@ def allocate(sizes: Sequence[int], *, limit_bytes: int) -> list[memoryview]:
         SerializationError: They are more than that, or than there is memory.
     """
     total = sum(sizes)
-    try:
-        if total > limit_bytes:
-            raise MemoryError
-        return [fresh(size) for size in sizes]
-    except MemoryError:
-        error = SerializationError(
-            f"a value with {total:,} bytes of arrays is larger than this side takes "
-            f"({limit_bytes:,} bytes): send it in parts"
-        )
-        error.code = ErrorCode.TOO_LARGE
-        raise error from None
+    if total <= limit_bytes:
+        try:
+            return [fresh(size) for size in sizes]
+        except MemoryError:
+            pass
+    error = SerializationError(
+        f"a value with {total:,} bytes of arrays is larger than this side takes "
+        f"({limit_bytes:,} bytes at most): send it in parts"
+    )
+    error.code = ErrorCode.TOO_LARGE
+    raise error

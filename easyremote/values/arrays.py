@@ -14,7 +14,7 @@ Source. DLPack (device type 1 is the CPU), the array interface of numpy, PEP 311
 from __future__ import annotations
 
 import array as stdlib_array
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ def lower_array(value: NDArray[Any], outlet: Outlet) -> Any:
     except CodecError as error:
         raise Unfit(str(error)) from None
     copied = not np.may_share_memory(flat, value)
-    place = outlet.put(memoryview(flat), fresh=copied)
+    place = outlet.put(flat.data, fresh=copied)
     return tag(tags.ARRAY, [place, *header.fields()])
 
 
@@ -83,9 +83,7 @@ def build_scalar(item: Any) -> np.generic:
         raise CodecError("a numpy scalar has a type, a unit and its bytes")
     code, unit, raw = item
     header = array.parse([code, [], 0, unit])
-    scalar = array.view(header, raw)[()]
-    assert isinstance(scalar, np.generic)
-    return scalar
+    return cast("np.generic", array.view(header, raw)[()])
 
 
 def as_array(value: Any) -> NDArray[Any] | None:
@@ -96,8 +94,7 @@ def as_array(value: Any) -> NDArray[Any] | None:
     """
     kind = type(value)
     if kind in _ORDINARY:
-        assert isinstance(value, np.ndarray)
-        return value
+        return cast("NDArray[Any]", value)
     if isinstance(value, _NO_ARRAYS):
         return None
     try:

@@ -47,7 +47,7 @@ _FOREIGN_PATH = 0 if sys.platform == "win32" else 1
 """The concrete kind that this system cannot have; it arrives as its pure counterpart."""
 
 
-class Unfit(Exception):  # noqa: N818 - it says what a value is, and never leaves the encoder
+class Unfit(Exception):
     """This very value cannot travel as plain data; the message says why."""
 
 
@@ -57,7 +57,7 @@ class Unfit(Exception):  # noqa: N818 - it says what a value is, and never leave
 def _zone(zone: dt.tzinfo | None) -> Any:
     if zone is None:
         return None
-    if type(zone) is zoneinfo.ZoneInfo and zone.key is not None and _ZONE_NAME.fullmatch(zone.key):
+    if type(zone) is zoneinfo.ZoneInfo and _ZONE_NAME.fullmatch(zone.key or ""):
         return zone.key
     if type(zone) is dt.timezone:
         offset_us = zone.utcoffset(None) // _MICROSECOND
@@ -142,7 +142,7 @@ def _build_zone(zone: Any) -> dt.tzinfo | None:
     if type(zone) is not int or not -_DAY_US < zone < _DAY_US:
         raise CodecError("a time zone is less than a day away from UTC")
     if zone == 0 and name is None:
-        return dt.timezone.utc
+        return dt.UTC
     offset = dt.timedelta(microseconds=zone)
     return dt.timezone(offset) if name is None else dt.timezone(offset, name)
 

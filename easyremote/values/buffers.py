@@ -149,4 +149,4 @@ def fresh(size: int) -> memoryview:
     Raises:
         MemoryError: There is not as much.
     """
-    return memoryview(np.empty(size, np.uint8))
+    return np.empty(size, np.uint8).data

@@ -42,7 +42,12 @@ def build_dict(flat: Any) -> dict[Any, Any]:
         raise CodecError("a dict is a list of keys and values in turn")
     keys = flat[::2]
     result: dict[Any, Any] = {}
-    _fill(result.update, keys, lambda begin, end: zip(keys[begin:end], flat[2 * begin + 1 : 2 * end : 2]))
+    values = flat[1::2]
+    _fill(
+        result.update,
+        keys,
+        lambda begin, end: zip(keys[begin:end], values[begin:end], strict=True),
+    )
     if len(result) != len(keys):
         raise CodecError("a key is there twice")
     return result

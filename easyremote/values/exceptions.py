@@ -14,10 +14,11 @@ their own type: a remote `SystemExit` ends nobody here. 3) Texts are bounded, cu
 
 from __future__ import annotations
 
-import builtins
 import functools
 import sys
 import traceback
+from collections.abc import Hashable
+from types import ModuleType
 from typing import Any, cast
 
 from ..errors import RemoteExecutionError, SerializationError
@@ -38,6 +39,10 @@ _RESERVED = frozenset(
     {"type_name", "remote_traceback", "code", "may_have_run", "retry_after_s", "args"}
 )
 """Attributes with a meaning of ours; the original's own of that name are not carried over."""
+_MEDDLING = frozenset(
+    {"__slots__", "__init_subclass__", "__setattr__", "__getattribute__", "__getattr__", "__del__"}
+)
+"""What a type of users may not define: it would run, or be missing, when we build an instance."""
 _STOPS = (StopIteration, StopAsyncIteration)
 """Types that a coroutine or generator may not raise: Python would turn them into RuntimeError."""
 
@@ -83,7 +88,7 @@ def _described(error: BaseException, group_left: list[int]) -> dict[str, Any]:
         "type": name[:NAME_MAX],
         "message": cut(_message(error), ERROR_MSG_MAX),
     }
-    args = _plain(list(error.args))
+    args = _plain(list(_args_of(error)))
     if args is not None:
         detail["args"] = args
     state = {
@@ -104,6 +109,13 @@ def _described(error: BaseException, group_left: list[int]) -> dict[str, Any]:
             members.append(_described(member, group_left))
         detail["group"] = members
     return detail
+
+
+def _args_of(error: BaseException) -> tuple[Any, ...]:
+    """Return the arguments that build the builtin part again: an OSError's include its file."""
+    if isinstance(error, OSError):
+        return cast("tuple[Any, ...]", OSError.__reduce__(error)[1])
+    return error.args
 
 
 def _type_of(error: BaseException) -> tuple[str, str]:
@@ -157,7 +169,9 @@ def decode_exception(detail: dict[str, Any]) -> RemoteExecutionError:
     text = detail.get("traceback")
     if type(text) is str and text:
         error.remote_traceback = cut(text, TRACEBACK_MAX)
-        error.add_note("Remote traceback:\n" + error.remote_traceback.rstrip("\n"))
+        # Not by add_note, which would set the attribute of a type of users.
+        own = object.__getattribute__(error, "__dict__")
+        own["__notes__"] = ["Remote traceback:\n" + error.remote_traceback.rstrip("\n")]
     current: BaseException = error
     chain = detail.get("chain")
     for link in chain[:CHAIN_MAX] if type(chain) is list else []:
@@ -180,13 +194,12 @@ def _built(detail: dict[str, Any], depth: int = 0) -> RemoteExecutionError:
     original = _original(module, name)
     error: RemoteExecutionError | None = None
     if original is not None:
-        dual = _dual_class(original)
+        dual = _dual_class(cast("Hashable", original))
         if dual is not None:
             error = _instance(dual, original, args, message, _members(detail, depth))
     if error is None:
         known = f"{module}.{name}" if module not in {"", "builtins"} else name
         error = RemoteExecutionError(f"{known}: {message}" if message else known)
-    # Not by setattr: an original's own __setattr__ is code of users.
     own = vars(error)
     for key, value in (_unpacked(detail.get("state"), dict) or {}).items():
         if type(key) is str and not key.startswith("_") and key not in _RESERVED:
@@ -221,29 +234,32 @@ def _members(detail: dict[str, Any], depth: int) -> list[Exception]:
 
 def _original(module: str, name: str) -> type[Exception] | None:
     """Return the exception type of that name, if it is loaded here."""
-    found: Any = builtins if module == "builtins" else sys.modules.get(module)
+    found: Any = sys.modules.get(module or "builtins")
     for part in name.split("."):
-        found = vars(found).get(part) if hasattr(found, "__dict__") else None
+        # Not by getattr: modules and classes may import, or run code, when they are asked.
+        if isinstance(found, ModuleType):
+            namespace = ModuleType.__getattribute__(found, "__dict__")
+        elif isinstance(found, type):
+            namespace = type.__getattribute__(found, "__dict__")
+        else:
+            return None
+        found = namespace.get(part)
     if isinstance(found, type) and issubclass(found, Exception):
         return found
     return None
 
 
 @functools.lru_cache(maxsize=512)
-def _dual_class(original: type[Exception]) -> type[RemoteExecutionError] | None:
+def _dual_class(original: Any) -> type[RemoteExecutionError] | None:
     """Return the class that is both `original` and a RemoteExecutionError, or None.
 
     None for what cannot be built without running code of users, or may not be raised everywhere.
     """
-    if issubclass(original, RemoteExecutionError) or issubclass(original, _STOPS):
+    if type(original) is not type or issubclass(original, (RemoteExecutionError, *_STOPS)):
         return None
     for base in original.__mro__:
-        if base.__module__ == "builtins":
-            continue
-        if "__slots__" in vars(base) or "__init_subclass__" in vars(base):
+        if base.__module__ != "builtins" and not _MEDDLING.isdisjoint(vars(base)):
             return None
-    if type(original) is not type:
-        return None
     namespace = {
         "__module__": original.__module__,
         "__qualname__": original.__qualname__,
@@ -287,10 +303,18 @@ def _instance(
             error = base.__new__(dual, message, members)
         else:
             error = base.__new__(dual, *values)
+        try:
+            base.__init__(error, *error.args if issubclass(base, BaseExceptionGroup) else values)
+        except (TypeError, ValueError):
             if base is original:
-                base.__init__(error, *values)
-    except Exception:  # noqa: BLE001 - the builtin checks what a peer chose
+                return None
+            # A subclass of users has arguments of its own; its builtin part does without.
+            _set_args(error, values)
+    except (TypeError, ValueError):  # The builtin checks what a peer chose.
         return None
-    error.args = values
     vars(error)["_message"] = message
     return cast("RemoteExecutionError", error)
+
+
+_set_args = BaseException.__dict__["args"].__set__
+"""Sets `args` whatever property a type of users has under this name."""

@@ -175,8 +175,11 @@ def _cloudpickle_by_value(obj: Any) -> bytes | None:
     import cloudpickle
 
     known = cloudpickle.list_registry_pickle_by_value()
-    ours = [module for name, module in list(sys.modules.items()) if _is_users(name)]
-    ours = [module for module in ours if getattr(module, "__name__", None) not in known]
+    ours = [
+        module
+        for name, module in list(sys.modules.items())
+        if _is_users(name) and module.__name__ == name and name not in known
+    ]
     for module in ours:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -198,7 +201,7 @@ def _resolve(module: str, name: str, value: bytes) -> Any:
         found = _lookup(sys.modules.get(module) or importlib.import_module(module), name)
     except _MISTAKES:  # Whatever the module of that name does when it is imported here.
         found = None
-    return pickle.loads(value) if found is None else found
+    return pickle.loads(value) if found is None else found  # noqa: S301 - the caller is one
 
 
 def _lookup(module: ModuleType | None, name: str) -> Any:
@@ -237,7 +240,7 @@ def loads(data: Bytes, buffers: Sequence[Bytes]) -> Any:
     """
     left = _writable(buffers)
     try:
-        value = pickle.loads(data, buffers=left)
+        value = pickle.loads(data, buffers=left)  # noqa: S301 - see rule 1
     except _MISTAKES as error:
         raise SerializationError(
             f"a pickle that arrived cannot be loaded: {type(error).__name__}: {error}"

@@ -37,7 +37,7 @@ _LEAF_LEVELS_MAX = 2
 """Lists inside the tag of a value without parts: an array has its fields, and in them a shape."""
 
 
-class NotPlain(Exception):  # noqa: N818 - caught by the encoder, never seen by users
+class NotPlain(Exception):
     """A value is not plain data.
 
     Attributes:
@@ -111,23 +111,28 @@ class Lowering:
         lower = self.lower
         return [lower(item, depth) for item in items]
 
-    def _list(self, value: list[Any], depth: int) -> Any:
+    def lower_list(self, value: list[Any], depth: int) -> Any:
+        """Lower a list; one that holds nothing special is passed on as it is."""
         _check_depth(value, depth)
         return value if self._is_simple(value) else self._items(value, depth + 1)
 
-    def _tuple(self, value: tuple[Any, ...], depth: int) -> Any:
+    def lower_tuple(self, value: tuple[Any, ...], depth: int) -> Any:
+        """Lower a tuple."""
         _check_depth(value, depth + 1)
         return tag(tags.TUPLE, self._items(value, depth + 2))
 
-    def _set(self, value: set[Any], depth: int) -> Any:
+    def lower_set(self, value: set[Any], depth: int) -> Any:
+        """Lower a set."""
         _check_depth(value, depth + 1)
         return tag(tags.SET, self._items(list(value), depth + 2))
 
-    def _frozenset(self, value: frozenset[Any], depth: int) -> Any:
+    def lower_frozenset(self, value: frozenset[Any], depth: int) -> Any:
+        """Lower a frozenset."""
         _check_depth(value, depth + 1)
         return tag(tags.FROZENSET, self._items(list(value), depth + 2))
 
-    def _dict(self, value: dict[Any, Any], depth: int) -> Any:
+    def lower_dict(self, value: dict[Any, Any], depth: int) -> Any:
+        """Lower a dict: to a map if its keys are text, else to pairs."""
         _check_depth(value, depth)
         if not value or (set(map(type, value)) == _TEXT and not self._careful):
             if self._is_simple(value.values()):
@@ -141,7 +146,8 @@ class Lowering:
             flat.append(self.lower(item, depth + 2))
         return tag(tags.DICT, flat)
 
-    def _str(self, value: str, depth: int) -> Any:
+    def lower_str(self, value: str, depth: int) -> Any:
+        """Lower a text: out of band if it is long."""
         if len(value) < _SURELY_SHORT and not self._careful:
             return value
         _check_depth(value, depth + 1)
@@ -153,13 +159,15 @@ class Lowering:
             return value
         return self._long(tags.LONG_TEXT, memoryview(raw), fresh=True)
 
-    def _bytes(self, value: bytes, depth: int) -> Any:
+    def lower_bytes(self, value: bytes, depth: int) -> Any:
+        """Lower bytes: out of band if they are long."""
         if len(value) < OUT_OF_BAND_MIN or self.outlet is None:
             return value
         _check_depth(value, depth + 1)
         return self._long(tags.LONG_BYTES, memoryview(value), fresh=True)
 
-    def _bytearray(self, value: bytearray, depth: int) -> Any:
+    def lower_bytearray(self, value: bytearray, depth: int) -> Any:
+        """Lower a bytearray."""
         _check_depth(value, depth + 1)
         if len(value) < OUT_OF_BAND_MIN or self.outlet is None:
             return tag(tags.BYTEARRAY, bytes(value))
@@ -170,7 +178,8 @@ class Lowering:
         assert self.outlet is not None
         return tag(number, [self.outlet.put(data, fresh=fresh), data.nbytes])
 
-    def _stream(self, value: StreamArgument, depth: int) -> Any:
+    def lower_stream(self, value: StreamArgument, depth: int) -> Any:
+        """Lower the marker of a streamed argument."""
         _check_depth(value, depth)
         return tag(tags.STREAM, value.channel)
 
@@ -184,7 +193,7 @@ class Lowering:
             if isinstance(value, enum.Enum):
                 return tag(tags.ENUM, registry.enum_fields(value, name))
             values = registry.field_values(value)
-            return tag(tags.DATACLASS, [name, self._dict(values, depth + 2)])
+            return tag(tags.DATACLASS, [name, self.lower_dict(values, depth + 2)])
         found = arrays.as_array(value)
         if found is not None:
             if self.outlet is None:
@@ -199,15 +208,15 @@ class Lowering:
 
 
 _METHODS: dict[type[Any], Callable[[Lowering, Any, int], Any]] = {
-    list: Lowering._list,
-    dict: Lowering._dict,
-    tuple: Lowering._tuple,
-    str: Lowering._str,
-    bytes: Lowering._bytes,
-    bytearray: Lowering._bytearray,
-    set: Lowering._set,
-    frozenset: Lowering._frozenset,
-    StreamArgument: Lowering._stream,
+    list: Lowering.lower_list,
+    dict: Lowering.lower_dict,
+    tuple: Lowering.lower_tuple,
+    str: Lowering.lower_str,
+    bytes: Lowering.lower_bytes,
+    bytearray: Lowering.lower_bytearray,
+    set: Lowering.lower_set,
+    frozenset: Lowering.lower_frozenset,
+    StreamArgument: Lowering.lower_stream,
 }
 
 
@@ -274,15 +283,17 @@ _BUILD: dict[int, Callable[[Any], Any]] = {
 }
 
 
+_PARTLESS = TagTable(_BUILD)
+
+
 def _table(inlet: Inlet) -> TagTable:
     def take(item: Any) -> memoryview:
         if type(item) is not list or len(item) != 2 or type(item[1]) is not int:
             raise CodecError("long text or bytes have a place and a size")
         return inlet.take(item[0], item[1])
 
-    return TagTable(
+    return _PARTLESS.extended(
         {
-            **_BUILD,
             tags.ARRAY: lambda item: arrays.build_array(item, inlet),
             tags.LONG_TEXT: lambda item: str(take(item), "utf-8"),
             tags.LONG_BYTES: lambda item: bytes(take(item)),

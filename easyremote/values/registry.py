@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from ..wire.cbor import check_value
 from ..wire.errors import CodecError
 
-T = TypeVar("T", bound=type[Any])
+T = TypeVar("T", bound=type)
 
 NAME_MAX = 256
 
@@ -49,7 +49,7 @@ def register_type(cls: T, name: str | None = None) -> T:
     ...     sensor: str
     ...     value: float
     """
-    if not (isinstance(cls, type) and (dataclasses.is_dataclass(cls) or _is_enum(cls))):
+    if not isinstance(cls, type) or not (dataclasses.is_dataclass(cls) or _is_enum(cls)):
         raise TypeError(f"{cls!r} is neither a dataclass nor an Enum: only those can be registered")
     name = cls.__qualname__ if name is None else name
     if not 0 < len(name) <= NAME_MAX:
@@ -124,7 +124,7 @@ def build_enum(fields: Any) -> enum.Enum:
 
 
 def field_values(instance: Any) -> dict[str, Any]:
-    """Return the values of the fields of a dataclass instance; those that are not set are left out."""
+    """Return the fields of a dataclass instance that are set, by name."""
     names = [field.name for field in dataclasses.fields(instance)]
     return {name: getattr(instance, name) for name in names if hasattr(instance, name)}
 
