@@ -117,7 +117,7 @@ class IoThread:
             except trio.Cancelled:
                 outcome.cancel()
                 raise
-            except Exception as error:  # The task boundary: the caller gets what happened.
+            except Exception as error:  # noqa: BLE001 (task boundary: the caller gets it)
                 outcome.set_exception(error)
 
         self.spawn(task)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import concurrent.futures as cf
 from typing import Any
 
-from .wire.errors import ErrorCode
+from .wire.errors import ErrorCode, ProtocolError
 
 
 class EasyRemoteError(Exception):
@@ -284,3 +284,34 @@ def detail_of(error: EasyRemoteError) -> dict[str, Any]:
         if value is not None:
             detail[field] = value
     return detail
+
+
+def loss_of_link(
+    peer: str,
+    error: ProtocolError | None,
+    goodbye: tuple[int, str] | None,
+    broken: str | None,
+    *,
+    closed_here: bool,
+) -> EasyRemoteError | None:
+    """Say why a link ended; None after a goodbye of either side.
+
+    Args:
+        peer: Name of the other end.
+        error: The rule that was broken, if one was.
+        goodbye: What the peer said last, if it did.
+        broken: What happened to the bytes below, if something did.
+        closed_here: We closed it.
+    """
+    if error is not None:
+        if error.code is ErrorCode.STALLED:
+            return LinkLostError(f"{peer} has been silent for too long")
+        return from_wire(error.code, f"{peer}: {error.reason}")
+    if goodbye is not None:
+        code, reason = goodbye
+        return None if code == ErrorCode.NO_ERROR else from_wire(code, reason)
+    if broken is not None:
+        return LinkLostError(f"the connection to {peer} broke: {broken}")
+    if closed_here:
+        return None
+    return LinkLostError(f"{peer} closed the connection without a goodbye")

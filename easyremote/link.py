@@ -24,14 +24,14 @@ from typing import Any
 import trio
 
 from . import errors
-from .errors import EasyRemoteError, OverloadedError
+from .errors import OverloadedError
 from .handlers import LinkHandler, StreamHandler
 from .outbox import Outbox
 from .stream import Stream
 from .transport import ByteStream, StreamBroken
 from .wire import event as ev
 from .wire.connection import Connection
-from .wire.errors import CodecError, ErrorCode, ProtocolError, RemoteProtocolError
+from .wire.errors import CodecError, ErrorCode, RemoteProtocolError
 from .wire.message import Message, kind_of
 from .wire.message import encode as encode_message
 from .wire.outgoing import Chunk
@@ -311,15 +311,9 @@ class Link:
         if event.streams:
             self.handler.on_stream_credit(self)
 
-    def _on_hello(self, event: ev.HelloReceived) -> None:
-        self.handler.on_hello(self, event)
-
     def _on_welcome(self, event: ev.WelcomeReceived) -> None:
         self.wake_timer()
         self.handler.on_welcome(self, event.info)
-
-    def _on_pong(self, event: ev.PongReceived) -> None:
-        """The round trip is kept by the connection."""
 
     def _on_drain(self, event: ev.DrainReceived) -> None:
         self.handler.on_drain(self, event.reason)
@@ -330,27 +324,14 @@ class Link:
     def _on_connection_lost(self, event: ev.ConnectionLost) -> None:
         self._over = True
         self._ended.set()
-        error = self._loss(event.error)
+        error = errors.loss_of_link(
+            self.peer, event.error, self.goodbye, self._broken, closed_here=self._closed_here
+        )
         streams, self._streams = list(self._streams.values()), {}
         told = error or errors.LinkLostError(f"{self.peer} said goodbye")
         for stream in streams:
             stream.handler.on_lost(stream, told)
         self.handler.on_lost(self, error)
-
-    def _loss(self, error: ProtocolError | None) -> EasyRemoteError | None:
-        """Translate the end of the connection; None after a goodbye of either side."""
-        if error is not None:
-            if error.code is ErrorCode.STALLED:
-                return errors.LinkLostError(f"{self.peer} has been silent for too long")
-            return errors.from_wire(error.code, f"{self.peer}: {error.reason}")
-        if self.goodbye is not None:
-            code, reason = self.goodbye
-            return None if code == ErrorCode.NO_ERROR else errors.from_wire(code, reason)
-        if self._broken is not None:
-            return errors.LinkLostError(f"the connection to {self.peer} broke: {self._broken}")
-        if self._closed_here:
-            return None
-        return errors.LinkLostError(f"{self.peer} closed the connection without a goodbye")
 
     def _forget_over(self) -> None:
         """Drop the handles of streams that are over and of which everything was told."""
@@ -461,9 +442,9 @@ _EVENTS: dict[type[Any], Callable[[Link, Any], None]] = {
     ev.StreamsStarted: Link._on_started,
     ev.CancelReceived: Link._on_cancels,
     ev.CreditReceived: Link._on_credit,
-    ev.HelloReceived: Link._on_hello,
+    ev.HelloReceived: lambda link, event: link.handler.on_hello(link, event),
     ev.WelcomeReceived: Link._on_welcome,
-    ev.PongReceived: Link._on_pong,
+    ev.PongReceived: lambda link, event: None,  # The connection keeps the round trip.
     ev.DrainReceived: Link._on_drain,
     ev.GoawayReceived: Link._on_goaway,
     ev.ConnectionLost: Link._on_connection_lost,

@@ -49,7 +49,7 @@ def run_random(name: str, seconds: float, seed: int) -> int:
     Raises:
         SystemExit: The target raised, was too slow, or took too much memory.
     """
-    rng, target = random.Random(seed), TARGETS[name]  # noqa: S311 (a seed must reproduce)
+    rng, target = random.Random(seed), TARGETS[name]
     folder = CORPUS / name
     pool = seeds(name) + [f.read_bytes() for f in sorted(folder.glob("*")) if folder.is_dir()]
     until, count, slowest = time.monotonic() + seconds, 0, 0.0
@@ -75,7 +75,7 @@ def run_random(name: str, seconds: float, seed: int) -> int:
 
 def run_atheris(name: str, seconds: float, seed: int) -> None:
     """Run one target under atheris; ends the process."""
-    import atheris  # noqa: PLC0415 (an optional extra)
+    import atheris
 
     folder = CORPUS / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,8 +83,14 @@ def run_atheris(name: str, seconds: float, seed: int) -> None:
         for index, data in enumerate(seeds(name)):
             (folder / f"seed-{index}").write_bytes(data)
     atheris.instrument_all()
-    arguments = [sys.argv[0], f"-max_total_time={int(seconds)}", f"-seed={seed}", "-max_len=4096",
-                 f"-timeout={max(1, int(SLOW_S * 10))}", f"-rss_limit_mb={MEMORY_MIB_MAX}"]  # fmt: skip
+    arguments = [
+        sys.argv[0],
+        f"-max_total_time={int(seconds)}",
+        f"-seed={seed}",
+        "-max_len=4096",
+        f"-timeout={max(1, int(SLOW_S * 10))}",
+        f"-rss_limit_mb={MEMORY_MIB_MAX}",
+    ]
     atheris.Setup([*arguments, str(folder)], TARGETS[name])
     atheris.Fuzz()
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from easyremote.errors import EasyRemoteError
-from easyremote.identity import join, token
+from easyremote.identity.join import JoinString
+from easyremote.identity.token import Token
 from easyremote.values import decode, decode_call, decode_exception
 from easyremote.wire import cbor, frame
 from easyremote.wire import event as ev
@@ -163,7 +164,7 @@ def exceptions(data: bytes) -> None:
 def join_strings(data: bytes) -> None:
     """Join strings and tokens, typed in by people."""
     text = data.decode("utf-8", "replace")
-    for parse in (join.parse, token.parse):
+    for parse in (JoinString.parse, Token.parse):
         for candidate in (text, "er1_" + text, "erc_" + text):
             try:
                 parse(candidate)

@@ -73,10 +73,10 @@ class ReceiveBuffer:
         self.target = None
 
     def header(self) -> tuple[int, int, int, int, int] | None:
-        """Return (length, type, flags, kind, stream id) of the next frame, if its header is here."""
+        """Return (length, type, flags, kind, stream id) of the next frame, if they are here."""
         if self.target is not None or self.end - self.start < HEADER_SIZE:
             return None
-        return HEADER.unpack_from(self.data, self.start)  # type: ignore[return-value]
+        return HEADER.unpack_from(self.data, self.start)
 
     def payload(self, length: int) -> bytes | None:
         """Cut the frame at `start` out and return its payload, or None while it is incomplete."""

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Any
 
 from . import bulk, granting, greeting
@@ -31,19 +30,11 @@ from .credit import Budget, Inflow, Outflow, StreamCredit
 from .dispatch import parse
 from .errors import CodecError, ErrorCode, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .frame import END, LAST, MORE, FrameType, pack
+from .greeting import Phase
 from .notices import Notices
 from .outgoing import Chunk, Outgoing
 from .settings import Settings
 from .stream import StreamInput, StreamRecord, StreamState
-
-
-class Phase(IntEnum):
-    """How far a connection has come."""
-
-    NEW = 0
-    GREETING = 1
-    READY = 2
-    OVER = 3
 
 
 class Connection:
@@ -222,18 +213,13 @@ class Connection:
         self._become_ready()
 
     def greeted(self, version: int) -> None:
-        """Take the peer's HELLO (called for its frame)."""
-        if self.dialer or self.phase is not Phase.NEW:
-            raise RemoteProtocolError(ErrorCode.PROTOCOL, "HELLO is said once, by the dialer")
+        """Take the peer's HELLO or WELCOME (called for its frame)."""
+        if self.phase is not (Phase.GREETING if self.dialer else Phase.NEW):
+            raise RemoteProtocolError(ErrorCode.PROTOCOL, "HELLO and WELCOME are said once")
         self.version = version
         self.phase = Phase.GREETING
-
-    def welcomed(self, version: int) -> None:
-        """Take the peer's WELCOME (called for its frame)."""
-        if not self.dialer or self.phase is not Phase.GREETING:
-            raise RemoteProtocolError(ErrorCode.PROTOCOL, "WELCOME answers a HELLO, once")
-        self.version = version
-        self._become_ready()
+        if self.dialer:
+            self._become_ready()
 
     def _become_ready(self) -> None:
         self.phase = Phase.READY

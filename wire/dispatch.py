@@ -157,6 +157,8 @@ def _on_message(
 
 def _on_hello(connection: Connection, stream_id: int, payload: bytes) -> None:
     del stream_id
+    if connection.dialer:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, "HELLO is said by the dialer")
     version, role, credential, info = greeting.read_hello(connection, payload)
     connection.greeted(version)
     connection.events.append(ev.HelloReceived(version, role, credential, info))
@@ -164,8 +166,10 @@ def _on_hello(connection: Connection, stream_id: int, payload: bytes) -> None:
 
 def _on_welcome(connection: Connection, stream_id: int, payload: bytes) -> None:
     del stream_id
+    if not connection.dialer:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, "WELCOME is said to the dialer")
     version, info = greeting.read_welcome(connection, payload)
-    connection.welcomed(version)
+    connection.greeted(version)
     connection.events.append(ev.WelcomeReceived(version, info))
 
 

@@ -5,7 +5,8 @@ bytes of a stuck stream gives the connection's credit back at once, within a bou
 that the other streams of the link go on.
 
 Rules of this file. 1) Every byte that was taken is credited exactly once on its stream (while
-there is one) and exactly once on the connection. 2) A stream on which the peer has ended gets no more grants.
+there is one) and exactly once on the connection. 2) A stream on which the peer has ended gets
+no more grants.
 """
 
 from __future__ import annotations

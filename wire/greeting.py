@@ -12,6 +12,7 @@ Source. wire/README.md, "Handshake" and "Frames".
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from . import cbor
@@ -22,6 +23,16 @@ from .settings import VERSION, VERSION_MIN
 
 if TYPE_CHECKING:
     from .connection import Connection
+
+
+class Phase(IntEnum):
+    """How far a connection has come."""
+
+    NEW = 0
+    GREETING = 1
+    READY = 2
+    OVER = 3
+
 
 REASON_MAX = 4096
 ROLES = frozenset({"client", "node", "worker"})

@@ -1,4 +1,4 @@
-"""A node of the demo: `python -m easyremote.demo.node ADDRESS NAME`. This is all that a node needs."""
+"""A node of the demo, `python -m easyremote.demo.node ADDRESS NAME`: all that a node needs."""
 
 from __future__ import annotations
 
