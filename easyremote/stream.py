@@ -104,13 +104,19 @@ class Stream:
 
     def accept(self) -> None:
         """Tell the opener, soon, that we are responsible."""
+        notices = self.link.connection.notices
+        first = notices.due_at is None
         self.link.connection.accept(self.stream_id)
-        self.link.wake_timer()
+        if first:
+            self.link.wake_timer()
 
     def started(self) -> None:
         """Tell the opener, soon, that user code has started."""
+        notices = self.link.connection.notices
+        first = notices.due_at is None
         self.link.connection.started(self.stream_id)
-        self.link.wake_timer()
+        if first:
+            self.link.wake_timer()
 
     def release(self) -> None:
         """The work of this stream, which the peer opened, is gone. Exactly once per stream."""

@@ -51,6 +51,7 @@ class Gateway:
         store: Group commit over the store.
         registry: Nodes and pools.
         dispatcher: Calls.
+        grants: The right to answer calls.
         sessions: Everybody who is connected, let in or not.
         throttle: Slows down who keeps failing to log in.
     """
@@ -71,7 +72,8 @@ class Gateway:
         self.outbox = Outbox()
         self.store = AsyncStore(state.store, inline=inline)
         self.registry = Registry()
-        self.dispatcher = Dispatcher(self.registry, Grants(state.grant_key), self.limits)
+        self.dispatcher = Dispatcher(self.registry, self.limits)
+        self.grants = Grants(state.grant_key)
         self.throttle = AuthThrottle()
         self.sessions: set[Session] = set()
         self._nodes: dict[str, Session] = {}

@@ -27,7 +27,6 @@ from ..wire.message import Call, Failure, Kind, Result, decode, encode
 from .admission import IgnoredOptions, check_same_call, delegate
 from .callers import Caller
 from .calls import MAY_HAVE_RUN, CallInput, CallState, GatewayCall
-from .grants import Grants
 from .limits import GatewayLimits
 from .parking import Parking
 from .placing import Placer
@@ -59,13 +58,13 @@ class Dispatcher:
         failures_total: Calls that the gateway itself had to settle.
     """
 
-    def __init__(self, registry: Registry, grants: Grants, limits: GatewayLimits) -> None:
+    def __init__(self, registry: Registry, limits: GatewayLimits) -> None:
         self.registry = registry
         self.limits = limits
         self.timers = Timers(self.on_time)
         self.parking = Parking(limits)
         self.buffers = Buffers(limits.buffered_bytes_max)
-        self.placer = Placer(grants, limits, self.buffers, self._expire)
+        self.placer = Placer(limits, self.buffers, self._expire)
         self.callers: dict[str, Caller] = {}
         self.leaving: dict[GatewayCall, float] = {}
         self.closing = False
@@ -129,7 +128,8 @@ class Dispatcher:
             )  # fmt: skip
         if message.deadline_ms is not None:
             call.deadline = now + message.deadline_ms / 1000.0
-        if session.node is not None or message.ticket:
+        nested = session.node is not None or message.ticket
+        if nested:
             delegate(call, session.node, self.limits.depth_max)
         else:
             call.principal = session.principal
@@ -146,7 +146,8 @@ class Dispatcher:
         check_codec(principal, message.codec)
         if message.options:
             self._ignored.look(message)
-        pool = route(self.registry, principal, message)
+        find = session.routes.find
+        pool = route(self.registry, principal, message) if nested else find(message)
         if call.deadline is not None and call.deadline <= now:
             call.step(CallInput.EXPIRE)
             self._answer_rejected(call, ErrorCode.DEADLINE, "the deadline passed before the call")

@@ -22,7 +22,7 @@ GRANT_BYTES = 16
 
 
 class Grants:
-    """Makes and checks grants under one key."""
+    """Makes grants under one key."""
 
     __slots__ = ("_key",)
 
@@ -30,20 +30,33 @@ class Grants:
         assert 16 <= len(key) <= 64
         self._key = key
 
-    def make(self, call_id: bytes, node_id: bytes, epoch: bytes, attempt: int) -> bytes:
+    def for_node(self, node_id: str, epoch: int) -> NodeGrants:
+        """Return what makes the grants of one boot of a node's agent."""
+        name = node_id.encode()
+        state = hashlib.blake2b(digest_size=GRANT_BYTES, key=self._key)
+        state.update(len(name).to_bytes(2, "big") + name + epoch.to_bytes(8, "big"))
+        return NodeGrants(state)
+
+
+class NodeGrants:
+    """Grants of one boot of one node: what they have in common is hashed once."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: hashlib.blake2b) -> None:
+        self._state = state
+
+    def make(self, call_id: bytes, attempt: int) -> bytes:
         """Return the grant for one dispatch.
 
         Args:
             call_id: 16 bytes.
-            node_id: The node, UTF-8.
-            epoch: The boot of the node's agent; fields of varying length are framed.
             attempt: How often the call was dispatched, this time included.
         """
-        said = b"%b%d:%b%d:%b%d" % (call_id, len(node_id), node_id, len(epoch), epoch, attempt)
-        return hashlib.blake2b(said, digest_size=GRANT_BYTES, key=self._key).digest()
+        state = self._state.copy()
+        state.update(call_id + attempt.to_bytes(4, "big"))
+        return state.digest()
 
-    def good(
-        self, grant: bytes, call_id: bytes, node_id: bytes, epoch: bytes, attempt: int
-    ) -> bool:
+    def good(self, grant: bytes, call_id: bytes, attempt: int) -> bool:
         """Return whether `grant` was made for this dispatch."""
-        return hmac.compare_digest(grant, self.make(call_id, node_id, epoch, attempt))
+        return hmac.compare_digest(grant, self.make(call_id, attempt))

@@ -26,7 +26,6 @@ from ..scheduler.place import choose
 from ..wire.errors import ErrorCode
 from ..wire.message import Dispatch, Kind, encode
 from .calls import CallInput, CallState, GatewayCall
-from .grants import Grants
 from .limits import GatewayLimits
 from .registry import NodeRecord, Offer, Pool, SlotGroup
 from .routing import Refused
@@ -42,7 +41,6 @@ class Placer:
 
     def __init__(
         self,
-        grants: Grants,
         limits: GatewayLimits,
         buffers: Buffers,
         expire: Callable[[GatewayCall], None],
@@ -50,14 +48,12 @@ class Placer:
         """Place by windows alone.
 
         Args:
-            grants: Makes the right to answer.
             limits: How many calls may wait.
             buffers: What waiting calls hold counts there.
             expire: Settles a waiting call whose deadline has passed.
         """
         self.expire = expire
         self.buffers = buffers
-        self.grants = grants
         self.limits = limits
         self.queued = 0
         self.uses = 0
@@ -135,6 +131,7 @@ class Placer:
         message = call.message
         if link is None or link.streams_available <= 0 or message.call_id in record.running:
             return False
+        assert record.grants is not None
         deadline_ms = None
         if call.deadline is not None:
             left_s = call.deadline - trio.current_time()
@@ -158,9 +155,7 @@ class Placer:
                 deadline_ms,
                 message.codec,
                 message.flags,
-                self.grants.make(
-                    message.call_id, record.node_id_bytes, record.epoch, call.attempt
-                ),
+                record.grants.make(message.call_id, call.attempt),
                 call.attempt,
                 context,
                 message.body,

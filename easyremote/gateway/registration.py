@@ -81,7 +81,7 @@ class RegistrationHandler(StreamHandler):
                 Registered(
                     {
                         "node_id": record.node_id,
-                        "epoch": int.from_bytes(record.epoch, "big"),
+                        "epoch": record.epoch,
                         "lease_s": gateway.limits.link.lease_s,
                         "owner": record.owner,
                     }

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..identity.role import Principal
 from ..scheduler.window import Window
+from .grants import NodeGrants
 from .offer import FunctionEntry, NodeOffer
 from .queue import CallQueue
 
@@ -90,7 +91,8 @@ class NodeRecord:
     Attributes:
         principal: Who enrolled it; its owner.
         link: Its link, None while it is away.
-        epoch: Names this run of the node's agent; grants of an earlier one are void.
+        epoch: Number of this boot of the node's agent; grants of an earlier one are void.
+        grants: Makes the grants of this boot.
         running: Calls given to it that it has not done with, by call id.
         since: When it connected, in UTC.
         last_seen: When it was connected last, on trio's clock.
@@ -98,10 +100,10 @@ class NodeRecord:
 
     def __init__(self, node_id: str, principal: Principal) -> None:
         self.node_id = node_id
-        self.node_id_bytes = node_id.encode()
         self.principal = principal
         self.link: Link | None = None
-        self.epoch = b""
+        self.epoch = 0
+        self.grants: NodeGrants | None = None
         self.offers: dict[str, Offer] = {}
         self.groups: dict[str, SlotGroup] = {}
         self.running: dict[bytes, GatewayCall] = {}
@@ -179,9 +181,14 @@ class Pool:
 
 
 class Registry:
-    """All nodes and pools of a gateway."""
+    """All nodes and pools of a gateway.
+
+    Attributes:
+        version: Grows with every change after which a call may have to go elsewhere.
+    """
 
     def __init__(self) -> None:
+        self.version = 0
         self.nodes: dict[str, NodeRecord] = {}
         self._offers: dict[str, dict[str, Offer]] = {}  # By name, then by node id.
         self._pools: dict[str, list[Pool]] = {}  # By name.
@@ -192,7 +199,7 @@ class Registry:
     # ---- nodes come, change and go ---------------------------------------------------------
 
     def connect(
-        self, node_id: str, principal: Principal, link: Link, epoch: bytes
+        self, node_id: str, principal: Principal, link: Link, epoch: int, grants: NodeGrants
     ) -> NodeRecord | None:
         """Take a node in that was authenticated; None if no more nodes can be remembered."""
         record = self.nodes.get(node_id)
@@ -206,6 +213,7 @@ class Registry:
         record.principal = principal
         record.link = link
         record.epoch = epoch
+        record.grants = grants
         record.since = datetime.now(UTC)
         record.paused = record.draining = False
         for group in record.groups.values():
@@ -254,6 +262,7 @@ class Registry:
         self._first_owner.setdefault(entry.name, record.owner)
 
     def _withdraw(self, offer: Offer) -> None:
+        self.version += 1
         by_node = self._offers[offer.name]
         del by_node[offer.record.node_id]
         for pool in self._pools.get(offer.name, ()):
@@ -267,6 +276,7 @@ class Registry:
 
     def refresh(self, record: NodeRecord) -> list[Pool]:
         """Bring the places of a node up to date; return the pools that it now serves."""
+        self.version += 1
         served: list[Pool] = []
         takes = record.takes_calls
         for offer in record.offers.values():
@@ -313,6 +323,7 @@ class Registry:
             self._drop(pool)
 
     def _drop(self, pool: Pool) -> None:
+        self.version += 1
         pools = self._pools[pool.name]
         pools.remove(pool)
         if not pools:

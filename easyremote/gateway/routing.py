@@ -25,6 +25,8 @@ from .registry import NodeRecord, Offer, Pool, Registry, sees_node, visible
 
 NAMED_NODES_MAX = 256
 """Node ids and labels in one call."""
+ROUTES_MAX = 1024
+"""Routes that are remembered for one principal on one link."""
 
 
 class Refused(Exception):
@@ -60,6 +62,39 @@ def check_codec(principal: Principal, codec: int) -> None:
             f"a {principal.role.value} may send plain data and arrays only; this argument needs a "
             "pickle. Send plain data, or ask for a token of role member",
         )
+
+
+class Routes:
+    """Remembers where the calls of one principal go, until the registry changes."""
+
+    __slots__ = ("_known", "_principal", "_registry", "_version")
+
+    def __init__(self, registry: Registry, principal: Principal) -> None:
+        self._registry = registry
+        self._principal = principal
+        self._version = -1
+        self._known: dict[tuple[str, ...], Pool] = {}
+
+    def find(self, message: Call) -> Pool:
+        """Return the pool of places where a call may run.
+
+        Raises:
+            Refused: There is none; see `route`.
+        """
+        registry = self._registry
+        if message.options:
+            return route(registry, self._principal, message)
+        if self._version != registry.version:
+            self._version = registry.version
+            self._known.clear()
+        node_ids = message.node_ids
+        key = (message.function,) if node_ids is None else (message.function, *node_ids)
+        pool = self._known.get(key)
+        if pool is None or pool.guarded or not pool.places:
+            pool = route(registry, self._principal, message)
+            if len(self._known) < ROUTES_MAX:
+                self._known[key] = pool
+        return pool
 
 
 def route(registry: Registry, principal: Principal, message: Call) -> Pool:

@@ -41,6 +41,7 @@ from .queries import QueryHandler
 from .records import Refusal
 from .registration import RegistrationHandler
 from .registry import NodeRecord
+from .routing import Routes
 from .store import Store
 
 if TYPE_CHECKING:
@@ -62,12 +63,14 @@ class Session(LinkHandler):
     Attributes:
         principal: Who it is; set when it was let in.
         caller: What is kept about that user's calls.
+        routes: Where its calls go.
         node: The node that it is, or None for a client.
         welcomed: It was let in and is not over.
     """
 
     principal: Principal
     caller: Caller
+    routes: Routes
 
     def __init__(
         self, gateway: Gateway, stream: ByteStream, authenticated: Callable[[], None]
@@ -179,6 +182,7 @@ class Session(LinkHandler):
         gateway = self.gateway
         self.principal = principal
         self.caller = gateway.dispatcher.caller(principal.user)
+        self.routes = Routes(gateway.registry, principal)
         self.welcomed = True
         gateway.admitted(self)
         self._authenticated()
@@ -244,7 +248,8 @@ class Session(LinkHandler):
                 old.replaced()
         if not self._still_greeting():
             return
-        record = gateway.registry.connect(name, principal, self.link, epoch.to_bytes(8, "big"))
+        grants = gateway.grants.for_node(name, epoch)
+        record = gateway.registry.connect(name, principal, self.link, epoch, grants)
         if record is None:
             self.link.close(ErrorCode.OVERLOADED, "the gateway knows too many nodes")
             return
