@@ -127,13 +127,14 @@ class Caller(LinkHandler):
         body = reply.body if reply.body is not None else bytes(pending.buffers[0])
         return values.decode(body, [], allow_pickle=False)
 
-    async def wait_for(self, function: str) -> None:
-        """Wait until somebody who takes calls offers a function."""
+    async def wait_for(self, function: str, node_id: str | None = None) -> None:
+        """Wait until somebody, or a certain node, offers a function."""
         with trio.fail_after(WAIT_S):
             while True:
                 listed = await self.query("functions")
-                if any(function == entry["function_name"] for entry in listed):
-                    return
+                for entry in listed:
+                    if function == entry["function_name"] and node_id in (None, entry["node_id"]):
+                        return
                 await trio.sleep(0.05)
 
 

@@ -11,11 +11,15 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pytest
+import trio
 
+T = TypeVar("T")
 FAMILY_VARIABLE = "NODE_AGENT_TEST_FAMILY"
 WAIT_S = 20.0
 
@@ -70,7 +74,11 @@ class Gateway:
 class Script:
     """A script that runs, and the processes that it started."""
 
-    def __init__(self, argv: Sequence[str], env: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self, argv: Sequence[str], env: dict[str, str], folder: Path, node_id: str
+    ) -> None:
+        self.node_id = node_id
+        self.folder = folder
         self.family = secrets.token_hex(8)
         self.output = folder / f"output.{self.family}"
         with self.output.open("wb") as output:
@@ -123,6 +131,11 @@ class Script:
         self.process.wait()
 
 
+async def in_thread(fn: Callable[..., T], *args: object) -> T:
+    """Run something that blocks, while links and timers of the test go on."""
+    return await trio.to_thread.run_sync(partial(fn, *args))
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait until a condition holds; fail if that takes very long."""
     deadline = time.monotonic() + WAIT_S
@@ -172,7 +185,7 @@ def run(gateway: Gateway, tmp_path: Path, root: Path) -> Iterator[Run]:
             )
             argv = [sys.executable, "-c", program]
         full = {**os.environ, "PYTHONPATH": str(root), **(env or {})}
-        script = Script(argv, full, tmp_path)
+        script = Script(argv, full, tmp_path, node_id)
         scripts.append(script)
         return script
 

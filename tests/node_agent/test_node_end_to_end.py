@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from functools import partial
 
 import psutil
 import pytest
@@ -13,13 +12,9 @@ import trio
 from easyremote.wire.errors import ErrorCode
 
 from .caller import open_caller
-from .conftest import Gateway, Run, wait_until
+from .conftest import Gateway, Run, in_thread, wait_until
 
 pytestmark = pytest.mark.slow
-
-
-async def in_thread(fn: object, *args: object) -> object:
-    return await trio.to_thread.run_sync(partial(fn, *args))  # type: ignore[arg-type]
 
 
 async def test_sigterm_drains_and_leaves_nothing(gateway: Gateway, run: Run) -> None:
@@ -39,7 +34,7 @@ async def test_sigterm_drains_and_leaves_nothing(gateway: Gateway, run: Run) -> 
         os.kill(script.pid, signal.SIGTERM)
 
         assert script.pid == await call.result()
-    assert 0 == await in_thread(script.wait)
+    assert await in_thread(script.wait) == 0
     await in_thread(script.wait_gone)
     assert "the script goes on" in script.said()
 
@@ -61,8 +56,8 @@ async def test_killed_script_fails_its_call_and_comes_back(gateway: Gateway, run
         failure = await call.failure()
         again = await caller.call("killed_nap", 0.0)
 
-        assert (ErrorCode.WORKER_DIED, True) == (failure.code, failure.maybe_executed)
-        assert {"exit_code": None, "signal": None} == failure.detail
+        assert (failure.code, failure.maybe_executed) == (ErrorCode.WORKER_DIED, True)
+        assert failure.detail == {"exit_code": None, "signal": None}
         assert again != script.pid
         os.kill(again, signal.SIGTERM)
         await in_thread(script.wait_gone)
@@ -80,7 +75,7 @@ async def test_dead_agent_ends_the_script_with_a_sentence(gateway: Gateway, run:
         await caller.wait_for("orphaned")
     script.agent().kill()
 
-    assert 0 != await in_thread(script.wait)
+    assert await in_thread(script.wait) != 0
     await in_thread(script.wait_gone)
     said = script.said()
     assert "is gone" in said
@@ -102,9 +97,9 @@ async def test_process_pool_inside_a_function(gateway: Gateway, run: Run, method
     async with open_caller(gateway.address) as caller:
         await caller.wait_for(name)
 
-        assert [1, 2, 3] == await caller.call(name)
+        assert await caller.call(name) == [1, 2, 3]
         os.kill(script.pid, signal.SIGTERM)
-    assert 0 == await in_thread(script.wait)
+    assert await in_thread(script.wait) == 0
     await in_thread(script.wait_gone)
 
 
@@ -144,7 +139,7 @@ async def test_second_interrupt_ends_at_once(gateway: Gateway, run: Run) -> None
         os.kill(script.pid, signal.SIGINT)
         failure = await call.failure()
 
-        assert (ErrorCode.NODE_LOST, True) == (failure.code, failure.maybe_executed)
+        assert (failure.code, failure.maybe_executed) == (ErrorCode.NODE_LOST, True)
     await in_thread(script.wait)
     await in_thread(script.wait_gone)
 
@@ -159,7 +154,7 @@ async def test_sigterm_drains_although_the_interpreter_is_held(gateway: Gateway,
             return sum(range(count))  # One instruction: no signal handler runs meanwhile.
         node.serve()
     """)
-    begun = script.output.parent / "begun"
+    begun = script.folder / "begun"
     async with open_caller(gateway.address) as caller:
         await caller.wait_for("holds")
         call = caller.start("holds", 100_000_000)
@@ -168,8 +163,8 @@ async def test_sigterm_drains_although_the_interpreter_is_held(gateway: Gateway,
         await in_thread(wait_until, lambda: "node stops" in script.said())
 
         assert not call.over.is_set()
-        assert 100_000_000 * 99_999_999 // 2 == await call.result()
-    assert 0 == await in_thread(script.wait)
+        assert await call.result() == 100_000_000 * 99_999_999 // 2
+    assert await in_thread(script.wait) == 0
 
 
 async def test_script_in_background_is_not_run_again(gateway: Gateway, run: Run) -> None:
@@ -251,7 +246,7 @@ node = ComputeNode({address!r}, {node_id!r}, token=Token.new(TokenKind.NODE).tex
     code = await in_thread(script.wait)
     await in_thread(script.wait_gone)
 
-    assert 0 != code
+    assert code != 0
     assert "AuthenticationError" in script.said()
 
 
@@ -273,6 +268,6 @@ async def test_user_programs_are_not_taken_for_workers(gateway: Gateway, run: Ru
         await caller.wait_for("inherited")
         await caller.start("dies").failure()
 
-        assert "[]" == await caller.call("inherited")
+        assert await caller.call("inherited") == "[]"
         os.kill(script.agent().pid, signal.SIGTERM)
     await in_thread(script.wait_gone)
