@@ -444,7 +444,7 @@ _EVENTS: dict[type[Any], Callable[[Link, Any], None]] = {
     ev.CreditReceived: Link._on_credit,
     ev.HelloReceived: lambda link, event: link.handler.on_hello(link, event),
     ev.WelcomeReceived: Link._on_welcome,
-    ev.PongReceived: lambda link, event: None,  # The connection keeps the round trip.
+    ev.PongReceived: lambda *_: None,  # The connection keeps the round trip.
     ev.DrainReceived: Link._on_drain,
     ev.GoawayReceived: Link._on_goaway,
     ev.ConnectionLost: Link._on_connection_lost,

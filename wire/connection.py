@@ -193,8 +193,9 @@ class Connection:
             self.fail(ProtocolError(ErrorCode.STALLED, "the peer has been silent for too long"))
         elif now >= self.ping_at:
             self.ping_at = now + self.settings.ping_every_s
-            self.ping_sent_at = now
-            self.out.control(pack(FrameType.PING, 0, 0, 0, b""))
+            if self.ping_sent_at is None:  # One at a time: a slow path may not be flooded.
+                self.ping_sent_at = now
+                self.out.control(pack(FrameType.PING, 0, 0, 0, b""))
 
     # ---- the handshake ------------------------------------------------------------------
 

@@ -879,6 +879,24 @@ def test_pings_measure_the_round_trip_and_keep_the_link_alive() -> None:
     assert any(isinstance(e, ev.PongReceived) for e in pair.events_a)
 
 
+def test_pings_wait_for_their_answers() -> None:
+    """A path slower than the ping interval breaks no rule: one ping is on its way at a time."""
+    pair = Pair()
+    pair.a.handle_timeout(0.0)
+    pair.a.handle_timeout(5.0)
+    pair.a.receive(frame(FrameType.DRAIN, body=["alive"]), 6.0)
+    pair.a.handle_timeout(10.0)
+    pings = written(pair.a)
+    assert pings == frame(FrameType.PING, body=b"")
+
+    take(pair.b, pings, 10.0)
+    take(pair.a, written(pair.b), 10.5)
+
+    assert pair.a.rtt_s == 10.5
+    pair.a.handle_timeout(15.0)
+    assert written(pair.a) == pings
+
+
 def test_a_silent_peer_is_declared_dead_after_the_lease() -> None:
     """Silence ends the connection on our own clock."""
     pair = Pair()
