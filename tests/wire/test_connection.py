@@ -11,6 +11,7 @@ from easyremote.wire.connection import Connection, Phase
 from easyremote.wire.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from easyremote.wire.frame import END, LAST, MORE, FrameType, pack
 from easyremote.wire.message import Kind
+from easyremote.wire.outgoing import EXPRESS_MAX
 from easyremote.wire.settings import Settings
 
 from .pair import Pair, take, written
@@ -257,6 +258,24 @@ def test_reset_drops_the_stream_on_both_sides() -> None:
     assert take(pair.a, late) == []
     assert pair.a.budget.left == before
     assert pair.a.inflow.consumed == pair.a.inflow.received
+
+
+def test_peer_that_grants_all_and_reads_nothing_fills_no_more_than_the_express_lane() -> None:
+    """Beyond `EXPRESS_MAX` messages wait in their streams, whatever credit there is."""
+    pair = Pair(Settings(window_connection_bytes=1 << 40, window_stream_bytes=1 << 40))
+    stream_id = pair.a.open(Kind.CALL, EMPTY)
+    pair.pump()
+    payload = bytes(60_000)
+    for _ in range(200):
+        pair.b.send(stream_id, Kind.ITEM, payload)
+
+    assert pair.b.out.pending_bytes < EXPRESS_MAX + 2 * len(payload)
+    assert pair.b.queued_bytes(stream_id) >= 200 * len(payload) - EXPRESS_MAX - 2 * len(payload)
+
+    pair.pump()
+    items = [e for e in pair.events_a if isinstance(e, ev.MessageReceived)]
+
+    assert len(items) == 200
 
 
 def test_reset_meets_an_end_that_still_waits() -> None:
