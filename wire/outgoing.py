@@ -25,6 +25,10 @@ from .stream import StreamRecord, StreamState
 JOIN_MAX = 128 * 1024
 """Most bytes of small frames that are joined into one write."""
 
+EXPRESS_MAX = 4 * 1024 * 1024
+"""Bytes in the express lane above which messages wait in their streams' queues, where a relay
+sees them: a peer that grants much and reads nothing fills no more than this."""
+
 CALM_SLICES = 8
 """Slices after the last small frame at which a connection counts as carrying bulk alone."""
 
@@ -94,7 +98,12 @@ class Outgoing:
         size = len(frame) - HEADER_SIZE
         sent = record.sent + size
         outflow = self.outflow
-        if not record.queue and sent <= record.granted and outflow.sent + size <= outflow.granted:
+        if (
+            not record.queue
+            and sent <= record.granted
+            and outflow.sent + size <= outflow.granted
+            and self.pending_bytes < EXPRESS_MAX
+        ):
             record.sent = sent
             outflow.sent += size
             self.express.append(frame)
