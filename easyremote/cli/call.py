@@ -108,9 +108,9 @@ def call(
 
     Arguments are JSON or bare words, in order or as NAME=ARG. A stream is printed item by item.
     """
-    from ..client.client import connect
-
     target = parse_target(function)
     args, kwargs = parse_arguments(arguments)
+    from ..client.client import connect
+
     with connect(gateway, auth=auth) as client:
         _call(client, target, args, kwargs, timeout)
