@@ -1,0 +1,160 @@
+"""The small pure parts of the gateway: capabilities, grants, remembered ids, queues, routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from easyremote.gateway import callers as callers_module
+from easyremote.gateway.callers import Caller
+from easyremote.gateway.calls import CallState, GatewayCall
+from easyremote.gateway.capability import matches
+from easyremote.gateway.grants import GRANT_BYTES, Grants
+from easyremote.gateway.offer import BadOffer, node_id, plain
+from easyremote.gateway.queue import CallQueue
+
+CAPABILITIES: dict[str, Any] = {
+    "gpu": {"model": "A100", "count": 4, "driver": None},
+    "specialization": ["vision", "nlp"],
+    "sensors": [{"kind": "lidar"}],
+    "location": {"lat": 52.5},
+}
+
+# ---- capabilities --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "gpu", "vision", "ml", "gpu.model", "gpu.model:A100", "gpu.model:a100",
+        "specialization:nlp", ["gpu", "vision"], {"gpu": {"model": "A100"}}, {"gpu.count": 4}, {"location.lat": 52.5},
+        {"specialization": ["vision", "nlp"]}, [],
+    ],
+)  # fmt: skip
+def test_capability_that_is_there_matches(wanted: Any) -> None:
+    """Tags, keys, paths, values, lists and maps, as callers spell them."""
+    assert matches(CAPABILITIES, ["ml"], wanted)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "tpu", "gpu.model:V100", "gpu.driver", "gpu.model.size", ["gpu", "tpu"], {"gpu": "A100"},
+        {"gpu": {"model": "V100"}}, {"gpu.count": 8}, {"specialization": ["vision", "audio"]},
+        7, None, b"gpu", {"location.lat": {"min": 1}},
+    ],
+)  # fmt: skip
+def test_capability_that_is_not_there_does_not_match(wanted: Any) -> None:
+    """What is missing, differs or cannot be understood does not match."""
+    assert not matches(CAPABILITIES, ["ml"], wanted)
+
+
+# ---- grants --------------------------------------------------------------------------------------
+
+
+def test_grant_is_good_for_its_dispatch_alone() -> None:
+    """Another call, node, boot, attempt or key makes another grant."""
+    ids = [b"a" * 16, b"b" * 16]
+    grants = {
+        Grants(key).for_node(node, epoch).make(call_id, attempt)
+        for key in (b"k" * 32, b"l" * 32)
+        for node in ("n1", "n2")
+        for epoch in (1, 2)
+        for call_id in ids
+        for attempt in (1, 2)
+    }
+    node = Grants(b"k" * 32).for_node("n1", 1)
+
+    assert len(grants) == 32
+    assert {len(grant) for grant in grants} == {GRANT_BYTES}
+    assert node.good(node.make(ids[0], 1), ids[0], 1)
+    assert not node.good(node.make(ids[0], 1), ids[0], 2)
+    assert not node.good(b"", ids[0], 1)
+
+
+# ---- remembered ids ------------------------------------------------------------------------------
+
+
+def test_ids_of_ended_calls_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last `REMEMBERED_MAX` ids are always known, and never more than twice as many."""
+    monkeypatch.setattr(callers_module, "REMEMBERED_MAX", 10)
+    caller = Caller("alice")
+    ids = [n.to_bytes(16, "big") for n in range(100)]
+    for index, call_id in enumerate(ids):
+        caller.over(call_id)
+
+        assert all(caller.was_over(one) for one in ids[max(0, index - 9) : index + 1])
+        assert sum(caller.was_over(one) for one in ids) <= 20
+
+
+# ---- queues --------------------------------------------------------------------------------------
+
+
+class _Waiting(GatewayCall):
+    def __init__(self, sequence: int) -> None:
+        self.sequence = sequence
+        self.state = CallState.QUEUED
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "take", "leave"]), st.integers(0, 500))))
+def test_queue_is_a_list_in_order_of_arrival(steps: list[tuple[str, int]]) -> None:
+    """Adding, taking the head and leaving from the middle do what they do to a sorted list."""
+    queue, model = CallQueue(), []
+    used: set[int] = set()
+    for what, number in steps:
+        if what == "add" and number not in used:
+            used.add(number)
+            call = _Waiting(number)
+            queue.add(call)
+            model.append(call)
+            model.sort(key=lambda one: one.sequence)
+        elif what == "take" and model:
+            head = queue.head()
+            assert head is model[0]
+            queue.leave(model.pop(0))
+        elif what == "leave" and model:
+            queue.leave(model.pop(number % len(model)))
+
+        assert queue.calls() == model
+        assert queue.waiting == len(model)
+        assert queue.head() is (model[0] if model else None)
+        assert [queue.position(call) for call in model] == list(range(len(model)))
+
+
+# ---- what nodes say ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["gpu-01", "lab.gpu:0", "alice@laptop", "_", "A" * 128])
+def test_node_ids_that_people_use_are_taken(text: str) -> None:
+    """Host names, paths with dots and addresses are node ids."""
+    assert node_id(text) == text
+
+
+@pytest.mark.parametrize("text", ["", ".x", "-x", "a b", "a/b", "ü", "A" * 129, "a\n", 7, None])
+def test_other_node_ids_are_refused(text: Any) -> None:
+    """A name that could break a path, a log line or a page is no node id."""
+    with pytest.raises(BadOffer):
+        node_id(text)
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=20,
+)
+
+
+@given(json_like)
+def test_plain_data_is_copied_as_it_is(value: Any) -> None:
+    """What is plain and small comes through unchanged."""
+    assert plain(value, "x") == value
+
+
+@given(st.binary() | st.complex_numbers() | st.dictionaries(st.integers(), st.none(), min_size=1))
+def test_other_data_is_refused(value: Any) -> None:
+    """What is not plain is refused, not converted."""
+    with pytest.raises(BadOffer):
+        plain(value, "x")
