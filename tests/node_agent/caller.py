@@ -17,7 +17,16 @@ from easyremote.link import Link
 from easyremote.outbox import Outbox
 from easyremote.stream import Stream
 from easyremote.transport import dial
-from easyremote.wire.message import BY_KIND, Call, Failure, Kind, Query, Reply, Result, decode
+from easyremote.wire.message import (
+    BY_KIND,
+    INLINE_MAX,
+    Call,
+    Failure,
+    Query,
+    Reply,
+    Result,
+    decode,
+)
 
 WAIT_S = 20.0
 """Far beyond what anything here takes; a test that reaches it fails."""
@@ -106,11 +115,16 @@ class Caller(LinkHandler):
         """Make a call."""
         assert self.link is not None
         encoded = values.encode_call(args, {}, allow_pickle=False)
+        body: bytes | None = encoded.body
+        buffers = list(encoded.buffers)
+        if len(encoded.body) > INLINE_MAX:
+            body, buffers = None, [memoryview(encoded.body), *buffers]
+        sizes = [buffer.nbytes for buffer in buffers]
         call = Call(
-            secrets.token_bytes(16), function, None, {}, deadline_ms, 0, 0, b"", encoded.body, []
+            secrets.token_bytes(16), function, None, {}, deadline_ms, 0, 0, b"", body, sizes
         )
         pending = PendingCall()
-        pending.stream = self.link.open(call, handler=pending, end=True)
+        pending.stream = self.link.open(call, buffers, handler=pending, end=True)
         return pending
 
     async def call(self, function: str, *args: Any) -> Any:
@@ -155,4 +169,4 @@ async def open_caller(address: str) -> AsyncIterator[Caller]:
         nursery.cancel_scope.cancel()
 
 
-__all__ = ["WAIT_S", "Caller", "Kind", "PendingCall", "open_caller"]
+__all__ = ["WAIT_S", "Caller", "PendingCall", "open_caller"]

@@ -271,3 +271,139 @@ async def test_user_programs_are_not_taken_for_workers(gateway: Gateway, run: Ru
         assert await caller.call("inherited") == "[]"
         os.kill(script.agent().pid, signal.SIGTERM)
     await in_thread(script.wait_gone)
+
+
+NESTED = """
+    import contextvars, secrets, threading
+    from easyremote import seam, values
+    from easyremote.handlers import StreamHandler
+    from easyremote.wire.message import BY_KIND, Call, Failure, Result, decode
+
+    class Answer(StreamHandler):
+        def __init__(self):
+            self.over = threading.Event()
+        def on_message(self, stream, kind, payload, more, end):
+            if end:
+                self.outcome = decode(BY_KIND[kind], payload)
+                self.over.set()
+
+    class Listener:
+        def link_up(self, link):
+            self.link = link
+        def link_down(self, error):
+            pass
+        def link_credit(self):
+            pass
+
+    def nested(function, ticket, *args):
+        body = values.encode_call(args, {}, allow_pickle=False).body
+        call = Call(secrets.token_bytes(16), function, None, {}, None, 0, 0, ticket, body, [])
+        answer, listener, calls = Answer(), Listener(), seam.injected()
+        def send():
+            calls.listen(listener)
+            listener.link.open(call, handler=answer, end=True)
+        calls.post(send)
+        assert answer.over.wait(20)
+        outcome = answer.outcome
+        if isinstance(outcome, Failure):
+            return [outcome.code, outcome.reason]
+        return values.decode(outcome.body, [], allow_pickle=False)
+
+    @node.register
+    def outer(x):
+        lender = seam.current_lender.get()
+        with lender.lend():
+            return nested("inner", seam.current_ticket.get(), x)
+    @node.register
+    def without_ticket():
+        return nested("inner", b"", 1)
+    @node.register
+    def with_a_made_up_ticket():
+        return nested("inner", bytes(16), 1)
+    @node.register
+    def inner(x):
+        return x + 1
+    node.serve()
+"""
+
+
+async def test_nested_calls_go_out_under_the_running_call_alone(gateway: Gateway, run: Run) -> None:
+    """A function can call another one while it runs; without its ticket nothing gets out."""
+    run(NESTED)
+    async with open_caller(gateway.address) as caller:
+        await caller.wait_for("outer")
+
+        assert await caller.call("outer", 41) == 42
+        for name in ("without_ticket", "with_a_made_up_ticket"):
+            code, reason = await caller.call(name)
+            assert code == ErrorCode.FORBIDDEN
+            assert "connect()" in reason
+
+
+async def test_functions_registered_later_are_offered(gateway: Gateway, run: Run) -> None:
+    """A function that is registered or removed while the node serves appears or goes at once."""
+    run("""
+        @node.register
+        def add_function():
+            node.register(lambda: 7, name="added")
+        @node.register
+        def remove_function():
+            node.unregister("added")
+        node.serve()
+    """)
+    async with open_caller(gateway.address) as caller:
+        await caller.wait_for("add_function")
+        await caller.call("add_function")
+        await caller.wait_for("added")
+
+        assert await caller.call("added") == 7
+        await caller.call("remove_function")
+        with trio.fail_after(20):
+            while (await caller.start("added").outcome())._fields[0] != "code":
+                await trio.sleep(0.05)
+
+
+async def test_large_values_pass_both_ways(gateway: Gateway, run: Run) -> None:
+    """Bytes beyond every window pass the agent in both directions."""
+    run("""
+        @node.register
+        def doubled(data):
+            return data + data
+        @node.register(isolation="process")
+        def isolated_length(data):
+            return len(data)
+        node.serve()
+    """)
+    data = os.urandom(6_000_000)
+    async with open_caller(gateway.address) as caller:
+        await caller.wait_for("doubled")
+
+        assert await caller.call("doubled", data) == data + data
+        assert await caller.call("isolated_length", data) == len(data)
+
+
+async def test_call_held_during_a_restart_runs_afterwards(gateway: Gateway, run: Run) -> None:
+    """A call that comes while the script is started again waits for it and is served."""
+    script = run("""
+        if os.path.exists("slow"):
+            time.sleep(1.5)
+        @node.register
+        def held(x):
+            return x
+        @node.register
+        def crash():
+            open("slow", "w").close()
+            os._exit(1)
+        node.serve()
+    """)
+    async with open_caller(gateway.address) as caller:
+        await caller.wait_for("held")
+        await caller.start("crash").failure()
+        await in_thread(wait_until, lambda: "script started" in script.said())
+        call = caller.start("held", 5)
+        late = caller.start("held", 6, deadline_ms=300)
+        failure = await late.failure()
+
+        assert failure.code == ErrorCode.DEADLINE
+        assert not call.over.is_set()
+        assert await call.result() == 5
