@@ -30,7 +30,8 @@ CAPABILITIES: dict[str, Any] = {
     "wanted",
     [
         "gpu", "vision", "ml", "gpu.model", "gpu.model:A100", "gpu.model:a100",
-        "specialization:nlp", ["gpu", "vision"], {"gpu": {"model": "A100"}}, {"gpu.count": 4}, {"location.lat": 52.5},
+        "specialization:nlp", ["gpu", "vision"], {"gpu": {"model": "A100"}}, {"gpu.count": 4},
+        {"location.lat": 52.5},
         {"specialization": ["vision", "nlp"]}, [],
     ],
 )  # fmt: skip
