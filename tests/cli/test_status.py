@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +22,8 @@ from easyremote.cli.top import calls_per_s, picture
 from easyremote.gateway.server import Server
 
 from .conftest import Run
+
+START_S = 60.0
 
 NODE: dict[str, Any] = {
     "node_id": "gpu-01",
@@ -181,3 +189,40 @@ def test_a_gateway_that_is_named_is_the_one_that_is_asked(run: Run, gateway: Ser
     assert good.exit_code == 0, good.stderr
     assert wrong.exit_code == 1
     assert "leave http:// away" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_top_in_a_terminal_goes_on_until_ctrl_c(gateway: Server) -> None:
+    """It looks again and again; Ctrl-C ends it, without an error and with the screen as before."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "easyremote", "top", "--every", "100ms"],
+        stdin=theirs, stdout=theirs, stderr=subprocess.PIPE,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        screen = b""
+        until = time.monotonic() + START_S
+        while screen.count(b"calls/s") < 2:
+            ready, _, _ = select.select([ours], [], [], 1.0)
+            assert time.monotonic() < until, screen
+            if ready:
+                screen += os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        while (ready := select.select([ours], [], [], START_S)[0]) != []:
+            try:
+                screen += os.read(ours, 65536)
+            except OSError:  # the terminal is gone: the process has ended
+                break
+        _, err = process.communicate(timeout=START_S)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+        os.close(ours)
+
+    assert f"127.0.0.1:{gateway.port}".encode() in screen
+    assert screen.count(b"\x1b[?1049h") == screen.count(b"\x1b[?1049l") == 1
+    assert process.returncode == 0
+    assert err == b""

@@ -25,6 +25,7 @@ STOP_S = 40.0
 _SCRIPT = re.compile(
     r"^```python\n# (?P<name>\w+\.py)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
+_DEMO = re.compile(r"<!-- demo -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PYTHON = re.compile(r"^```python$", re.MULTILINE)
 
 CLIENTS = {
@@ -112,6 +113,14 @@ def test_every_python_block_is_a_script_that_is_run() -> None:
 
     assert set(scripts()) == {"gateway.py", "node.py", *CLIENTS}
     assert len(_PYTHON.findall(text)) == len(scripts())
+
+
+def test_the_first_command_of_the_readme_runs_the_demo() -> None:
+    """Whoever copies the block marked `demo` sees the product work, from a fresh clone."""
+    (block,) = _DEMO.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+
+    assert block.splitlines()[-1] == "easyremote demo"
+    assert "python3 -m venv" in block
 
 
 @pytest.mark.slow
