@@ -302,7 +302,7 @@ def _instance(
                 return None
             error = base.__new__(dual, message, members)
         else:
-            error = base.__new__(dual, *values)
+            error = _new(dual, base, values)
         try:
             base.__init__(error, *error.args if issubclass(base, BaseExceptionGroup) else values)
         except (TypeError, ValueError):
@@ -314,6 +314,14 @@ def _instance(
         return None
     vars(error)["_message"] = message
     return cast("RemoteExecutionError", error)
+
+
+def _new(dual: type[RemoteExecutionError], base: Any, values: tuple[Any, ...]) -> Any:
+    try:
+        return base.__new__(dual, *values)
+    except TypeError:
+        # MemoryError has a maker of its own, for itself alone. Types with fields refuse this one.
+        return Exception.__new__(dual, *values)
 
 
 _set_args = BaseException.__dict__["args"].__set__
