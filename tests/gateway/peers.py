@@ -31,6 +31,7 @@ from easyremote.wire.message import (
     Dispatch,
     Failure,
     Item,
+    ItemsEnd,
     Kind,
     Message,
     Progress,
@@ -49,6 +50,7 @@ _ids = itertools.count(1)
 
 MESSAGES: dict[int, Any] = {
     Kind.ITEM: Item,
+    Kind.ITEMS_END: ItemsEnd,
     Kind.WANT: Want,
     Kind.PROGRESS: Progress,
     Kind.RESULT: Result,

@@ -11,7 +11,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from easyremote.wire.errors import ErrorCode
-from easyremote.wire.message import Failure, Result
+from easyremote.wire.message import Failure, Item, ItemsEnd, Result
 
 from .peers import Client, Given, Node, Probe, World, function
 
@@ -235,3 +235,54 @@ async def test_stream_credit_waits_until_the_caller_has_taken_its_outcome(
 
     assert sum(map(len, call.data)) == size
     assert session.link.connection.streams_in.released == 1
+
+
+async def test_streamed_arguments_wait_with_their_call(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """What a caller streams before its call has a node arrives there, whole and in order."""
+    node = await world.node("n1", function("f"))
+    client = await world.client()
+    blocker = client.call("f")
+    first = await node.wait_given()
+    call = client.call("f", end=False)
+    assert call.stream is not None
+    items = [b"%d" % number * 1000 for number in range(50)]
+    for item in items:
+        call.stream.send(Item(1, 0, item, []))
+    call.stream.send(Item(1, 0, None, [300_000]), [memoryview(bytes(300_000))])
+    call.stream.send(ItemsEnd(1, None), end=True)
+    await settle()
+    assert world.gateway.dispatcher.bytes_buffered() > 300_000
+    first.answer(seconds=9.0)
+    assert isinstance(await blocker.outcome(), Result)
+    given = await node.wait_given(2)
+    await given.until(lambda: given.ended)
+
+    assert [m.body for m in given.messages if isinstance(m, Item)] == [*items, None]
+    assert sum(map(len, given.data)) == 300_000
+
+    given.answer()
+    assert isinstance(await call.outcome(), Result)
+    await settle()
+    assert_credit_is_whole(world)
+
+
+async def test_what_a_caller_says_after_the_outcome_is_dropped(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Items that cross the outcome are credited and go nowhere."""
+    client, node = await pair(world)
+    call = client.call("f", end=False)
+    given = await node.wait_given()
+    assert call.stream is not None
+    given.answer()
+    call.stream.send(Item(1, 0, b"late", []))
+    await call.outcome()
+    call.stream.send(Item(1, 0, None, [200_000]), [memoryview(bytes(200_000))])
+    call.stream.send(ItemsEnd(1, None), end=True)
+    await given.until(lambda: given.ended)
+    await settle()
+
+    assert not [message for message in given.messages if isinstance(message, ItemsEnd)]
+    assert_credit_is_whole(world)
