@@ -1,0 +1,253 @@
+"""What may be said about a call, checked once, and turned into what a call carries.
+
+Theory. Options are given where a function is declared, not where it is called, so they are checked
+there: a typo or a wrong type is a `TypeError` at once, and a call costs nothing for it. What the
+client acts on itself becomes a field of the `Route`; what matters to placement travels to the
+gateway in the call's options; what nothing acts on yet is refused with a sentence.
+
+Rules of this file. 1) Nothing is silently ignored. 2) Everything that travels is plain data.
+
+Source. api.md, `CallOptions`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict
+
+from ..errors import EasyRemoteError
+from ..identity.credential import Credential
+from ..wire import cbor
+from ..wire.errors import CodecError
+from ..wire.message import FLAG_DETACHED, FLAG_IDEMPOTENT
+
+OPTIONS_BYTES_MAX = 16 * 1024
+"""Function, nodes and options share one frame of 64 KiB with a body of up to 32 KiB."""
+
+
+class CallOptions(TypedDict, total=False):
+    """Options of a remote function; see `remote`."""
+
+    node_id: str | Sequence[str]
+    """The node that it runs on, or several, or labels of groups."""
+    capability: str | Sequence[str] | Mapping[str, Any]
+    """What a node must have."""
+    prefer: Mapping[str, Any]
+    """What a node should have."""
+    function: str
+    """Its name at the provider; that of the stub by default."""
+    function_name: str
+    """The same."""
+    gateway: str
+    """Address of the gateway; the one of `connect()` by default."""
+    gateway_address: str
+    """The same."""
+    auth_token: str
+    """A token or join string, or `env:NAME` or `file:PATH` of one."""
+    auth: str | Credential
+    """The name of a stored profile, or a credential."""
+    timeout: float
+    """Seconds after which the call has failed; it travels with the call."""
+    retries: int
+    max_retries: int
+    retry_exceptions: bool | Sequence[type[BaseException]]
+    idempotent: bool
+    """It may safely run twice, so it may be started again after a loss."""
+    priority: int
+    num_cpus: float
+    num_gpus: float
+    gpu_memory: int | str
+    memory: int | str
+    resources: Mapping[str, float | str]
+    scaling: Literal["auto"] | int | Mapping[str, Any]
+    optimization: Literal["off", "auto"]
+    load_balancing: bool | str | Mapping[str, Any]
+    async_func: bool
+    """Accepted for readability: every call returns a future, whatever the function is."""
+    ship: bool | Literal["auto"]
+    result: Literal["auto", "eager", "ref"]
+    detached: bool
+    """The call goes on when its caller is gone."""
+    cache: bool | float
+
+
+class NotAvailableError(EasyRemoteError, NotImplementedError):
+    """This version does not do that yet; the message says what to write instead."""
+
+
+class Where(NamedTuple):
+    """A gateway and a credential of a function's own."""
+
+    gateway: str | None
+    token: str | None
+    auth: str | Credential | None
+
+
+class Route(NamedTuple):
+    """Where calls of a function go, and how.
+
+    Attributes:
+        function: Its name at the provider.
+        node_ids: Nodes or labels, None to let the gateway choose.
+        options: What travels with the call.
+        timeout_s: Time limit of a call.
+        flags: `wire.message.FLAG_...`.
+        where: A gateway of its own, None for the default one.
+    """
+
+    function: str
+    node_ids: list[str] | None = None
+    options: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    timeout_s: float | None = None
+    flags: int = 0
+    where: Where | None = None
+
+
+ALIASES = {"function_name": "function", "gateway_address": "gateway", "max_retries": "retries"}
+TRAVEL = frozenset(
+    [
+        "prefer",
+        "priority",
+        "num_cpus",
+        "num_gpus",
+        "gpu_memory",
+        "memory",
+        "resources",
+        "scaling",
+        "load_balancing",
+    ]
+)
+"""Options that only the gateway can act on; one that does not know them says so in its log."""
+
+KNOWN = frozenset(CallOptions.__annotations__)
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options under their first spelling, each known.
+
+    Raises:
+        TypeError: One is unknown, or is given under two spellings.
+    """
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in KNOWN:
+            close = difflib.get_close_matches(name, KNOWN, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"remote() has no option {name!r}{hint}")
+        first = ALIASES.get(name, name)
+        if first in found and found[first] != value:
+            raise TypeError(f"the option {first!r} is given twice, also as {name!r}")
+        found[first] = value
+    return found
+
+
+def route(function: str, options: Mapping[str, Any]) -> Route:
+    """Return the route of a function.
+
+    Args:
+        function: Its name, unless the options say another.
+        options: As `checked` returns them.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        NotAvailableError: Nothing acts on an option yet.
+    """
+    _refuse_later_ones(options)
+    name = options.get("function", function)
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"the name of a function is text, not {name!r}")
+    travels = {key: options[key] for key in TRAVEL if key in options}
+    if "capability" in options:
+        travels["capability"] = _capability(options["capability"])
+    if options.get("optimization", "off") != "off":
+        travels["optimization"] = options["optimization"]
+    timeout_s = options.get("timeout")
+    if timeout_s is not None and not _is_positive(timeout_s):
+        raise TypeError(f"timeout is a positive number of seconds, not {timeout_s!r}")
+    flags = FLAG_IDEMPOTENT if options.get("idempotent") else 0
+    flags |= FLAG_DETACHED if options.get("detached") else 0
+    made = Route(name, _nodes(options.get("node_id")), _plain(travels), timeout_s, flags)
+    _check_size(made)
+    where = Where(options.get("gateway"), options.get("auth_token"), options.get("auth"))
+    return made if where == (None, None, None) else made._replace(where=where)
+
+
+def _is_positive(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 < float(value) < math.inf  # type: ignore[arg-type] # pyright knows
+
+
+def _nodes(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return [value]
+    named = list(value) if isinstance(value, Sequence) else [value]
+    if not named or not all(isinstance(one, str) and one for one in named):
+        raise TypeError(f"node_id is the name of a node or group, or a list of them: {value!r}")
+    return named
+
+
+def _capability(value: Any) -> Any:
+    if isinstance(value, str | Mapping) and value:
+        return value
+    if isinstance(value, Sequence) and value and all(isinstance(one, str) for one in value):
+        return list(value)
+    raise TypeError(
+        f"capability is a text, a list of texts, or a dict of constraints, not {value!r}"
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return plain data with the containers that travel."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _check_size(made: Route) -> None:
+    try:
+        size = len(cbor.encode_frame([made.function, made.node_ids, made.options]))
+    except (CodecError, ValueError, TypeError) as error:
+        raise TypeError(f"an option is no plain data: {error}") from None
+    if size > OPTIONS_BYTES_MAX:
+        raise TypeError(f"the options of a call have {size} bytes, {OPTIONS_BYTES_MAX} at most")
+
+
+Test = Callable[[Any], bool]
+
+LATER: dict[str, tuple[Test, str]] = {
+    "retries": (
+        lambda value: bool(value),
+        "nothing is tried again by itself yet. Leave `retries` away and call again when an error "
+        "has `may_have_run` False",
+    ),
+    "retry_exceptions": (
+        lambda value: value not in (False, None, ()),
+        "nothing is tried again by itself yet. Leave `retry_exceptions` away and catch the error",
+    ),
+    "ship": (
+        lambda value: value is True,
+        "code is not shipped yet. Register the function on a node (`@node.register`) and call it "
+        "by its name",
+    ),
+    "result": (
+        lambda value: value == "ref",
+        "results do not stay on the node yet. Leave `result` away: the value comes here",
+    ),
+    "cache": (
+        lambda value: value is not False and value is not None,
+        "results are not cached yet. Leave `cache` away and keep the result yourself",
+    ),
+}
+"""Options that nothing acts on yet: when one asks for something, and what to do instead."""
+
+
+def _refuse_later_ones(options: Mapping[str, Any]) -> None:
+    for name, (asks, instead) in LATER.items():
+        if name in options and asks(options[name]):
+            raise NotAvailableError(f"{name}={options[name]!r}: {instead}")

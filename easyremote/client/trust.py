@@ -1,0 +1,96 @@
+"""From whose nodes a pickle is opened here: opening one runs whatever its sender put into it.
+
+Theory. Plain data and arrays are always accepted. A pickle is code, so it is opened only if the
+user trusts the node that sent it: every node, none, or (the default) nodes that the same user
+enrolled. The gateway says who enrolled a node; it is asked once for many results, and only when a
+pickle has come.
+
+Rules of this file. 1) Without an answer there is no trust. 2) A call that several nodes could have
+answered is trusted only if all of them are. 3) Io thread only.
+
+Source. promises.md D7 and T17; api.md, `trust_nodes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import SerializationError
+from ..wire.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from .call import OutgoingCall
+    from .session import Session
+
+TrustNodes = bool | Literal["owner"]
+"""Every node, none, or those that the same user enrolled."""
+
+Verdict = Callable[[bool], object]
+
+
+class Trust:
+    """Decides about the pickles of one session."""
+
+    def __init__(self, session: Session, trust_nodes: TrustNodes) -> None:
+        if trust_nodes not in {True, False, "owner"}:
+            raise ValueError(f"trust_nodes is True, False or 'owner', not {trust_nodes!r}")
+        self._session = session
+        self._trust_nodes = trust_nodes
+        self._waiting: list[tuple[OutgoingCall, Verdict]] = []
+        self._asking: list[tuple[OutgoingCall, Verdict]] = []
+
+    def judge(self, call: OutgoingCall, then: Verdict) -> None:
+        """Say, now or soon, whether a pickle that answers `call` may be opened."""
+        session = self._session
+        if self._trust_nodes != "owner":
+            then(bool(self._trust_nodes))
+        elif session.user is None:
+            then(False)
+        else:
+            # An answer that was asked for before this pickle came may be out of date.
+            self._waiting.append((call, then))
+            if not self._asking:
+                self._ask()
+
+    def _ask(self) -> None:
+        self._asking, self._waiting = self._waiting, []
+        self._session.query_on_io("nodes", {}, self._answered)
+
+    def _answered(self, nodes: Any) -> None:
+        asked, self._asking = self._asking, []
+        for call, then in asked:
+            then(isinstance(nodes, list) and self._all_mine(call, nodes))
+        if self._waiting:
+            self._ask()
+
+    def _all_mine(self, call: OutgoingCall, nodes: list[Any]) -> bool:
+        name, named = call.function, call.node_ids
+        if named is None and "." in name:
+            node_id, _, name = name.rpartition(".")
+            named = [node_id]
+        owners = [
+            node.get("owner")
+            for node in nodes
+            if isinstance(node, dict)
+            and name in node.get("functions", ())
+            and (
+                named is None
+                or node.get("node_id") in named
+                or any(label in named for label in node.get("labels", ()))
+            )
+        ]
+        return bool(owners) and all(owner == self._session.user for owner in owners)
+
+    def refusal(self, function: str, what: str) -> SerializationError:
+        """Return the error of a pickle that is not opened."""
+        error = SerializationError(
+            f"the {what} of {function} is a pickle, and it may come from a node that this client "
+            "does not trust (trust_nodes). Have the function return plain data or arrays, register "
+            "its type on both sides (easyremote.register_type), or write "
+            "connect(..., trust_nodes=True) if you trust every node of this gateway to run code "
+            "here"
+        )
+        error.code = ErrorCode.UNSUPPORTED_CODEC
+        error.may_have_run = True
+        return error
