@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 
 import click
 
-from ..errors import EasyRemoteError
-from ..log import mask
+from ..errors import EasyRemoteError, RemoteExecutionError
+from ..log import clean, mask
 
+SENTENCE_CHARS_MAX = 2000
 _DEBUG = "easyremote.debug"
 
 
@@ -127,7 +128,9 @@ def _only(error: BaseException) -> BaseException:
 
 def sentence(error: BaseException) -> str:
     """Return what `error` means, for the person at the terminal, on one line."""
-    if isinstance(error, OSError) and not isinstance(error, EasyRemoteError) and error.strerror:
+    if isinstance(error, RemoteExecutionError):
+        text = f"the function raised {error.type_name.removeprefix('builtins.')}: {error}"
+    elif isinstance(error, OSError) and not isinstance(error, EasyRemoteError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     elif isinstance(error, EasyRemoteError | OSError | ValueError | NotImplementedError):
         text = str(error) or type(error).__name__
@@ -136,7 +139,8 @@ def sentence(error: BaseException) -> str:
             f"this is a mistake in EasyRemote: {type(error).__name__}: {error}. Please report it, "
             "with the traceback that --debug shows"
         )
-    return mask(" ".join(text.split()))
+    # What a function or a peer says is data: it must not move the cursor.
+    return clean(mask(" ".join(text.split())), SENTENCE_CHARS_MAX)
 
 
 def run_async(function: Any, *args: Any) -> Any:

@@ -16,9 +16,10 @@ import click
 from .base import Command
 from .duration import duration_option
 from .options import connection_options
+from .output import print_result
 
 if TYPE_CHECKING:
-    pass
+    from ..client.client import Client
 
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.ASCII | re.DOTALL)
 _WORD = re.compile(r"(?![\s\[{\"']).*", re.DOTALL)
@@ -113,4 +114,25 @@ def call(
     from ..client.client import connect
 
     with connect(gateway, auth=auth) as client:
-        _call(client, target, args, kwargs, timeout)
+        _call(client, target, timeout, args, kwargs)
+
+
+def _call(
+    client: Client, target: Target, timeout_s: float | None, args: list[Any], kwargs: dict[str, Any]
+) -> None:
+    """Call and print, a stream item by item."""
+    from ..client.function import RemoteFunction, RemoteStreamFunction
+    from ..client.options import route
+
+    options: dict[str, Any] = {"timeout": timeout_s}
+    if target.node_id is not None:
+        options["node_id"] = target.node_id
+    way = route(target.function, options)
+    function: RemoteFunction[..., Any] = RemoteFunction(way, options)
+    if not function.info().stream:
+        print_result(client.submit(function, *args, **kwargs).result())
+        return
+    items: RemoteStreamFunction[..., Any] = RemoteStreamFunction(way, options)
+    with client.stream(items, *args, **kwargs) as stream:
+        for item in stream:
+            print_result(item, one_line=True)

@@ -113,6 +113,7 @@ def print_result(value: Any, *, one_line: bool = False) -> None:
         one_line: Give it one line, for items of a stream.
     """
     text = result_text(value, one_line=one_line)
+    # Into a pipe goes what was returned; a terminal would obey control characters in it.
     if sys.stdout.isatty():
         text = "\n".join(clean(line, len(line)) for line in text.split("\n"))
     click.echo(text)

@@ -130,3 +130,33 @@ def test_the_exit_code_of_a_script_that_ends_is_kept(tmp_path: Path) -> None:
 
     assert process.returncode == 7, err
     assert out == "['--debug', '-x', 'forget', '--help']\n"
+
+
+@pytest.mark.slow
+def test_functions_are_called_from_the_shell(run: Run, gateway: Server, tmp_path: Path) -> None:
+    """Arguments in order and by name, results as text, streams by line, failures as a sentence."""
+    with node_running(gateway, tmp_path / "node.py", "one", "--two"):
+        added = run("call", "node-1.add", "1", "b=2")
+        default = run("call", "add", "-5")
+        named = run("call", "node-1.said", "name=Ada", "list=[1, 2]")
+        counted = run("call", "node-1.count", "3", "--timeout", "30s")
+        arguments = run("call", "node-1.arguments")
+        failed = run("call", "node-1.fail", "no such key")
+        traced = run("call", "--debug", "node-1.fail", "x")
+        unknown = run("call", "node-1.ad", "1")
+        nobody = run("call", "node-2.add", "1")
+        wrong = run("call", "node-1.add", "1", "c=2")
+
+    assert (added.exit_code, added.stdout) == (0, "3\n"), added.stderr
+    assert default.stdout == "5\n"
+    assert json.loads(named.stdout) == {"name": "Ada", "list": [1, 2]}
+    assert counted.stdout == "0\n1\n2\n"
+    assert json.loads(arguments.stdout) == ["one", "--two"]
+    assert (failed.exit_code, failed.stdout) == (1, "")
+    assert failed.stderr == "Error: the function raised KeyError: 'no such key'\n"
+    assert "raise KeyError(text)" in traced.stderr
+    for done in (unknown, nobody, wrong):
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert done.stderr.count("\n") == 1
+        assert "mistake in EasyRemote" not in done.stderr
+    assert "add" in unknown.stderr
