@@ -134,7 +134,7 @@ class Agent:
                 await self._over.wait()
                 nursery.cancel_scope.cancel()
         self.family.kill_rest()
-        return self.exit_code
+        return self.exit_code or self.family.script_exit_code
 
     def start_task(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Run a task that ends with the agent."""

@@ -20,7 +20,7 @@ from ..log import Log
 from ..wire.errors import ErrorCode
 from .agent_calls import DispatchedCall
 from .pools import MainPool, Pool, ReplicaPool
-from .process import Child, has_terminal, kill_descendants, reap
+from .process import Child, Process, end_process, has_terminal, kill_descendants, reap
 from .rerun_plan import RerunPlan
 from .restart import RestartIntensity, Restarts
 from .spec import NodeSpec
@@ -74,6 +74,7 @@ class Family:
         self._intensity = intensity
         self._replicas: dict[str, ReplicaPool] = {}
         self._replica_restarts: dict[str, Restarts] = {}
+        self._script: Process | None = None
         self._children: list[Child] = []
         self._workers: list[WorkerProcess] = []
         self._all_gone = trio.Event()
@@ -98,6 +99,7 @@ class Family:
         ready_s = None
         while worker is not None:
             self.main.worker = worker
+            self._script = worker.process
             end = await self._see_through(worker, ready_s)
             self.main.worker = None
             if self._ending:
@@ -270,12 +272,22 @@ class Family:
     async def end(self, *, at_once: bool) -> None:
         """Say goodbye to every worker and see the processes that we started to their end."""
         self._ending = True
+        alive = [worker.process for worker in self._workers]
         async with trio.open_nursery() as nursery:
             for worker in self._workers:
                 grace_s = SCRIPT_END_S if worker.group is None else REPLICA_END_S
                 nursery.start_soon(worker.end, 0.0 if at_once else grace_s)
+            for child in self._children:
+                if child not in alive:  # It said goodbye before we did.
+                    nursery.start_soon(end_process, child, 0.0 if at_once else SCRIPT_END_S)
         if self._workers:
             await self._all_gone.wait()
+
+    @property
+    def script_exit_code(self) -> int:
+        """What the script exited with last, as far as we can see that; 0 if it was killed."""
+        status = self._script.status if isinstance(self._script, Child) else None
+        return 0 if status is None else status.exit_code or 0
 
     def kill_rest(self) -> None:
         """Kill whatever is left below this process."""

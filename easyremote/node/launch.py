@@ -20,6 +20,7 @@ Source. decisions.md, "Processes of a node", 1 to 4.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import socket
@@ -35,13 +36,15 @@ from .. import rerun
 from ..errors import EasyRemoteError
 from ..log import Log
 from .agent_config import AgentConfig, Announcement
-from .process import ExitStatus, close_in_forked_children
+from .process import close_in_forked_children
 from .rerun_plan import Marker, RerunPlan, adopting_marker, plan_rerun, worker_marker
 from .signal_line import SAY_DRAIN, SAY_END, SignalLine
 from .spec import NodeSpec
 
 _log = Log("node")
 
+SCRIPT_OVER_S = 3.0
+"""How long the end of a script waits for the end of its agent."""
 AGENT_PROGRAM = Path(__file__).with_name("agent_main.py")
 
 SERVICE_MANAGER_VARIABLE = "INVOCATION_ID"
@@ -81,11 +84,6 @@ class AgentHandle:
         self._popen = popen
         self._told = False
 
-    @property
-    def is_ours(self) -> bool:
-        """Whether this process started the agent, rather than the agent this process."""
-        return self._popen is not None
-
     def stop(self) -> None:
         """Ask the agent to drain the node and end; a second time: to end at once."""
         self._line.say(SAY_END if self._told else SAY_DRAIN)
@@ -111,17 +109,11 @@ class AgentHandle:
             return False
         return True
 
-    def kill(self) -> None:
-        """End an agent that this process started, at once."""
-        if self._popen is not None:
-            self._popen.kill()
-            self._popen.wait()
-
-    def describe_end(self) -> str:
-        """Return how the agent ended, for people, as far as that is known."""
-        if self._popen is None or self._popen.poll() is None:
-            return "ended"
-        return ExitStatus.of(self._popen.returncode).describe()
+    def end_with_script(self) -> None:
+        """The script is over: an agent that it started and that still runs ends with it."""
+        if self._popen is not None and self._popen.poll() is None:
+            self._line.say(SAY_END)
+            self.wait(SCRIPT_OVER_S)
 
 
 def enter(spec: NodeSpec, blocking: bool) -> WorkerEntry | None:
@@ -214,7 +206,9 @@ def _start_agent(spec: NodeSpec, blocking: bool, serve: int) -> WorkerEntry:
         theirs.close()
         their_line.close()
     ours.setblocking(False)
-    return WorkerEntry(ours, AgentHandle(popen.pid, line, popen), False, None)
+    agent = AgentHandle(popen.pid, line, popen)
+    atexit.register(agent.end_with_script)
+    return WorkerEntry(ours, agent, False, None)
 
 
 def _run_agent(config: AgentConfig) -> subprocess.Popen[bytes]:

@@ -249,7 +249,7 @@ class WorkerProcess(LinkHandler):
                     elif number == SAY_DRAIN:
                         self._owner.worker_drains(self, "the script asked for it")
                     elif number == SAY_END:
-                        self._owner.stop_signal("the script insists", at_once=True)
+                        self._owner.stop_signal("the script is over or insists", at_once=True)
 
     async def _await_exit(self) -> None:
         """The link was cut: the process should end, or is ended if it is ours."""

@@ -407,3 +407,47 @@ async def test_call_held_during_a_restart_runs_afterwards(gateway: Gateway, run:
         assert failure.code == ErrorCode.DEADLINE
         assert not call.over.is_set()
         assert await call.result() == 5
+
+
+async def test_background_node_ends_with_its_script(gateway: Gateway, run: Run) -> None:
+    """When the script is over, so is the node that it served in the background."""
+    script = run("""
+        @node.register
+        def brief():
+            return 1
+        handle = node.serve(blocking=False)
+        sys.exit(4)
+    """)
+
+    assert await in_thread(script.wait) == 4
+    await in_thread(script.wait_gone)
+    assert "died" not in script.said()
+
+
+async def test_worker_whose_slots_are_all_stuck_is_started_again(
+    gateway: Gateway, run: Run
+) -> None:
+    """A body that ignores everything costs its process, once nothing else runs there."""
+    script = run("""
+        @node.register
+        def deaf():
+            while True:
+                try:
+                    time.sleep(60)
+                except BaseException:
+                    pass
+        @node.register
+        def hears():
+            return os.getpid()
+        node.serve()
+    """)
+    async with open_caller(gateway.address) as caller:
+        await caller.wait_for("deaf")
+        call = caller.start("deaf")
+        await call.wait_started()
+        assert call.stream is not None
+        call.stream.cancel(0, 100)
+        failure = await call.failure()
+
+        assert failure.code == ErrorCode.CANCELLED
+        assert await caller.call("hears") != script.pid

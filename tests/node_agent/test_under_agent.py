@@ -73,6 +73,27 @@ async def test_script_that_never_serves(gateway: Gateway, run: Run) -> None:
     assert "without calling serve()" in script.said()
 
 
+async def test_exit_code_of_the_script_is_passed_on(gateway: Gateway, run: Run) -> None:
+    """What the script does after serve() runs to its end, and its exit code is the program's."""
+    script = run(
+        """
+        @node.register
+        def ends_soon():
+            return os.getpid()
+        with node.serve(blocking=False) as handle:
+            handle.wait_ready(20)
+        time.sleep(0.5)
+        print("the last word", flush=True)
+        sys.exit(9)
+    """,
+        under_agent=True,
+    )
+
+    assert await in_thread(script.wait) == 9
+    assert "the last word" in script.said()
+    await in_thread(script.wait_gone)
+
+
 async def test_script_that_keeps_dying_is_given_up(gateway: Gateway, run: Run) -> None:
     """Past the restart intensity the agent gives up; a call that waited has not run."""
     script = run(
