@@ -103,7 +103,7 @@ class Running:
     async def _main(self, signals: bool) -> None:
         options = self._options
         context = bare_server_context((ALPN, HTTP_ALPN))
-        listener = open_listener(options.host, options.port, context)
+        listener = open_listener(options.host, options.port, context, hold=True)
         try:
             state = _open_state(options, listener.port)
         except BaseException:
@@ -122,6 +122,7 @@ class Running:
         gateway = self._gateway = Gateway(state, options.limits)
         async with trio.open_nursery() as nursery:
             await nursery.start(gateway.run)
+            listener.admit()  # Only now: whoever gets a connection gets an answer, too.
             nursery.start_soon(listener.serve, self._handle)
             if signals and threading.current_thread() is threading.main_thread():
                 await nursery.start(self._watch_signals)

@@ -138,7 +138,7 @@ class TlsListener:
     def __init__(
         self, sockets: list[socket.socket], context: ssl.SSLContext, limits: ListenLimits
     ) -> None:
-        """Take over `sockets`, which listen already."""
+        """Take over `sockets`, which are bound and may listen already."""
         self._sockets = sockets
         self._context = context
         self._limits = limits
@@ -150,6 +150,18 @@ class TlsListener:
     def strangers(self) -> int:
         """Connections that are not yet authenticated."""
         return self._seats.taken
+
+    def admit(self) -> None:
+        """Let connections in: from now on a peer's TCP connection succeeds.
+
+        Raises:
+            EasyRemoteError: Somebody else listens on the port by now.
+        """
+        try:
+            for sock in self._sockets:
+                sock.listen(_BACKLOG)
+        except OSError as error:
+            raise EasyRemoteError(f"cannot listen on port {self.port}: {_advice(error)}") from error
 
     async def serve(self, handler: Handler) -> None:
         """Accept and greet; return when the listener is closed and every handler has returned."""
@@ -268,7 +280,12 @@ async def _send_away(sock: socket.socket, address: Address, answer: bytes) -> No
 
 
 def open_listener(
-    host: str, port: int, context: ssl.SSLContext, limits: ListenLimits | None = None
+    host: str,
+    port: int,
+    context: ssl.SSLContext,
+    limits: ListenLimits | None = None,
+    *,
+    hold: bool = False,
 ) -> TlsListener:
     """Listen on a port.
 
@@ -277,6 +294,7 @@ def open_listener(
         port: 0 lets the system choose; see `TlsListener.port`.
         context: Made by `server_context` with both protocol names.
         limits: How much strangers get.
+        hold: Only take the port; no peer gets in before `TlsListener.admit`.
 
     Raises:
         EasyRemoteError: The port cannot be had; the message says why and what to do.
@@ -286,7 +304,10 @@ def open_listener(
     except OSError as error:
         where = f"port {port}" + (f" of {host}" if host else "")
         raise EasyRemoteError(f"cannot listen on {where}: {_advice(error)}") from error
-    return TlsListener(sockets, context, limits or ListenLimits())
+    listener = TlsListener(sockets, context, limits or ListenLimits())
+    if not hold:
+        listener.admit()
+    return listener
 
 
 def _listen_everywhere(port: int) -> list[socket.socket]:
@@ -324,7 +345,6 @@ def _listen(family: int, where: tuple[object, ...], *, v6_only: bool = True) -> 
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6_only))
         sock.bind(where)
-        sock.listen(_BACKLOG)
     except BaseException:
         sock.close()
         raise
