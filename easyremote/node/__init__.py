@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from . import rerun_plan  # noqa: F401 - captures how the script was started, before it changes that
 from .context import CallContext, context
 from .node import ComputeNode
 from .serving import ServeHandle
