@@ -7,6 +7,7 @@ that `multiprocessing` spawned never serves: the script was written for its pare
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -167,9 +168,14 @@ def _signals(handle: ServeHandle) -> Iterator[None]:
         _log.info("serving outside the main thread: stop it with its handle, not by a signal")
         yield
         return
-    seen = []
+    seen: list[int] = []
+    pid = os.getpid()
 
     def on_signal(number: int, _: FrameType | None) -> None:
+        if os.getpid() != pid:  # A child that a function forked, such as a worker of a Pool.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         seen.append(number)
         # The drain runs beside us: this thread may have calls to finish, and may hold any lock.
         threading.Thread(
