@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -32,7 +33,11 @@ def node() -> None:
 @click.pass_context
 def run(context: click.Context, file: str, args: tuple[str, ...]) -> None:
     """Run a script as a node."""
+    from ..errors import EasyRemoteError
     from ..log import configure
+
+    if sys.platform == "win32":
+        raise EasyRemoteError("a node needs Linux or macOS; on Windows, run it inside WSL")
     from ..node.launch import run_script_under_agent
 
     configure()
