@@ -77,7 +77,7 @@ class Gateway:
         self.throttle = AuthThrottle()
         self.sessions: set[Session] = set()
         self._nodes: dict[str, Session] = {}
-        self._boots: dict[tuple[str, bytes], int] = {}
+        self._boots: dict[str, tuple[bytes, int]] = {}
         self._empty = trio.Event()
         self._started_at = trio.current_time()
 
@@ -128,16 +128,16 @@ class Gateway:
 
     def admitted(self, session: Session) -> None:
         """A session was let in."""
-        if session.node is not None:
-            self._nodes[session.node.node_id] = session
+        if session.node_id:
+            self._nodes[session.node_id] = session
 
     def gone(self, session: Session) -> None:
         """A session is over; twice does no harm."""
         self.sessions.discard(session)
         if self.dispatcher.closing and not self.sessions:
             self._empty.set()
-        for node_id in [name for name, one in self._nodes.items() if one is session]:
-            del self._nodes[node_id]
+        if self._nodes.get(session.node_id) is session:
+            del self._nodes[session.node_id]
 
     def node_session(self, node_id: str) -> Session | None:
         """Return the live session of a node."""
@@ -145,16 +145,16 @@ class Gateway:
 
     def known_epoch(self, node_id: str, boot: bytes) -> int | None:
         """Return the epoch of a boot of a node's agent that was here before."""
-        return self._boots.get((node_id, boot)) if boot else None
+        known, epoch = self._boots.get(node_id, (b"", 0))
+        return epoch if boot and boot == known else None
 
     def remember_boot(self, node_id: str, boot: bytes, epoch: int) -> None:
         """Keep the epoch of a boot, so that the same agent comes back under it."""
         if boot:
-            for key in [key for key in self._boots if key[0] == node_id]:
-                del self._boots[key]
+            self._boots.pop(node_id, None)
             while len(self._boots) >= BOOTS_MAX:
                 del self._boots[next(iter(self._boots))]
-            self._boots[node_id, boot] = epoch
+            self._boots[node_id] = (boot, epoch)
 
     def _recheck(self) -> None:
         """Tokens or nodes have changed: end the sessions of those who may not stay."""

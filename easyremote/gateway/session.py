@@ -65,6 +65,7 @@ class Session(LinkHandler):
         caller: What is kept about that user's calls.
         routes: Where its calls go.
         node: The node that it is, or None for a client.
+        node_id: The id of the node that it is or was, empty for a client.
         welcomed: It was let in and is not over.
     """
 
@@ -82,6 +83,7 @@ class Session(LinkHandler):
         )
         self.address = address_of(stream.peer)
         self.node: NodeRecord | None = None
+        self.node_id = ""
         self.welcomed = False
         self._hello: HelloReceived | None = None
         self._said_hello = trio.Event()
@@ -254,6 +256,7 @@ class Session(LinkHandler):
             self.link.close(ErrorCode.OVERLOADED, "the gateway knows too many nodes")
             return
         self.node = record
+        self.node_id = name
         gateway.remember_boot(name, boot, epoch)
         self._welcome(principal, {"node_id": name, "epoch": epoch})
         _log.info("node connected", node_id=name, user=principal.user, peer=self.address)
