@@ -27,7 +27,6 @@ from .. import values
 from ..errors import (
     EasyRemoteError,
     GatewayUnreachableError,
-    ProtocolViolationError,
     SerializationError,
     TaskCancelledError,
     TaskTimeoutError,
@@ -39,7 +38,6 @@ from ..wire.errors import ErrorCode
 from ..wire.message import (
     CODEC_PICKLE,
     CODEC_PLAIN,
-    INLINE_MAX,
     Call,
     Failure,
     Item,
@@ -49,6 +47,7 @@ from ..wire.message import (
     decode,
     encode,
 )
+from .bodies import open_body
 from .future import Future, Input
 from .info import Usage, Whereabouts
 from .offload import offload
@@ -183,11 +182,7 @@ class OutgoingCall(StreamHandler):
         if future is None:
             return
         self._end()
-        if (
-            error is not None
-            and future._cancelling
-            and isinstance(error, TaskCancelledError)
-        ):
+        if error is not None and future._cancelling and isinstance(error, TaskCancelledError):
             future._step(Input.CANCEL, None, error)
         else:
             future._step(Input.SETTLE, value, error)
@@ -209,9 +204,7 @@ class OutgoingCall(StreamHandler):
 
     # ---- what the gateway says (io thread) -----------------------------------------------------
 
-    def on_message(
-        self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
-    ) -> None:
+    def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         """The outcome, a progress report, or credit for a streamed argument."""
         if kind == Kind.RESULT:
             result = decode(Result, payload)
@@ -350,7 +343,7 @@ class OutgoingCall(StreamHandler):
 
     def lose(self, error: EasyRemoteError) -> None:
         """The link is gone for good, as far as this call goes."""
-        lost = GatewayUnreachableError(f"{self.function}: the link to the gateway was lost: {error}")
+        lost = GatewayUnreachableError(f"{self.function}: the link was lost: {error}")
         lost.may_have_run = self.sent
         self.settle(error=lost)
 
@@ -430,26 +423,3 @@ class OutgoingCall(StreamHandler):
     def last_progress(self) -> Any:
         """Return the last report, None before the first."""
         return None if self._progress is None else self._progress.last
-
-
-def open_body(body: bytes | None, buffers: list[memoryview], allow_pickle: bool) -> Any:
-    """Decode the value of a message.
-
-    Raises:
-        EasyRemoteError: There is none, or it cannot be decoded here.
-    """
-    if body is not None:
-        return values.decode(body, buffers, allow_pickle=allow_pickle)
-    if not buffers:
-        raise ProtocolViolationError("a value came without its body; update the other side")
-    return values.decode(buffers[0], buffers[1:], allow_pickle=allow_pickle)
-
-
-def pack(encoded: values.Encoded) -> tuple[int, bytes | None, list[int], list[memoryview]]:
-    """Lay an encoded value out as (codec, body, segments, buffers) of a message."""
-    codec = CODEC_PICKLE if encoded.pickled else CODEC_PLAIN
-    body, buffers = encoded.body, encoded.buffers
-    if len(body) <= INLINE_MAX:
-        return codec, body, [buffer.nbytes for buffer in buffers] if buffers else [], buffers
-    buffers = [memoryview(body), *buffers]
-    return codec, None, [buffer.nbytes for buffer in buffers], buffers

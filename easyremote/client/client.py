@@ -45,7 +45,7 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 30.0
 """For the name, TCP, TLS and the greeting together; each has a shorter limit of its own."""
 FLUSH_S = 2.0
-"""Time that calls have, when a client is closed, to reach the gateway: detached ones go on there."""
+"""Time that calls have to reach the gateway when a client is closed: detached ones go on."""
 
 
 class Client:
@@ -203,8 +203,9 @@ class Client:
         """Call a function over the items of iterables; see `RemoteFunction.map`."""
         to, session = _route_of(fn), self.session
         return MapResult(
-            lambda *args: session.submit(to, args, {}), zip(*iterables), timeout_s=timeout,
-            chunksize=chunksize, ordered=ordered, return_exceptions=return_exceptions,
+            lambda *args: session.submit(to, args, {}), zip(*iterables, strict=False),
+            timeout_s=timeout, chunksize=chunksize, ordered=ordered,
+            return_exceptions=return_exceptions,
         )  # fmt: skip
 
     def execute(self, function: str, *args: Any, **kwargs: Any) -> Any:
@@ -231,7 +232,7 @@ class Client:
         return [NodeInfo.from_plain(one) for one in found]
 
     def functions(self, node_id: str | None = None) -> list[FunctionInfo]:
-        """Return the functions that you may see, of one node or of all; blocks for a round trip."""
+        """Return the functions that you may see, of one node or all; blocks for a round trip."""
         asked = {} if node_id is None else {"node_id": node_id}
         found = self.session.ask_blocking("functions", asked, ASK_TIMEOUT_S)
         return [FunctionInfo.from_plain(one) for one in found]

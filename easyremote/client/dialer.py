@@ -80,6 +80,7 @@ class ClientLink(LinkHandler):
         self._taken_in: Callable[[dict[str, object]], None] | None = None
         self._link: Link | None = None
         self._stream: ByteStream | None = None
+        self._parted: trio.Event | None = None
         self._ready = threading.Event()
         self._decided = threading.Event()
         self._starting = threading.Lock()
@@ -161,9 +162,9 @@ class ClientLink(LinkHandler):
     async def _part(self, gone: threading.Event) -> None:
         self._say_goodbye()
         # The goodbye leaves while `Link.run` ends; that closes the stream.
-        with trio.move_on_after(1.0):
-            while self._stream is not None:
-                await trio.sleep(0.001)
+        if self._parted is not None:
+            with trio.move_on_after(1.0):
+                await self._parted.wait()
         gone.set()
 
     def _say_goodbye(self) -> None:
@@ -212,6 +213,7 @@ class ClientLink(LinkHandler):
             return error
         except (ValueError, OSError) as error:
             return NotConnectedError(f"the settings of EasyRemote cannot be used: {error}")
+        self._parted = trio.Event()
         link = Link(stream, self, dialer=True, outbox=self._io.outbox)
         link.hello("client", {"token": resolved.token}, self._hello)
         try:
@@ -225,6 +227,7 @@ class ClientLink(LinkHandler):
                 )
         finally:
             self._stream = None
+            self._parted.set()
             if self._link is not None:  # A bug of ours must not leave anybody waiting.
                 self.on_lost(link, LinkLostError("the link broke in this process"))
         return self.error or GatewayUnreachableError("the gateway said goodbye")

@@ -25,6 +25,7 @@ from .. import values
 from ..errors import EasyRemoteError
 from ..log import Log
 from ..wire.message import Item, ItemsEnd, Want, decode
+from .bodies import pack
 from .waiting import Gate, running_library
 
 if TYPE_CHECKING:
@@ -254,8 +255,6 @@ class Feed:
         except EasyRemoteError as error:
             self._end(error)
             return False
-        from .call import pack
-
         codec, body, segments, buffers = pack(encoded)
         self._made += 1
         self._feeds.say(Item(self._channel, codec, body, segments), buffers)

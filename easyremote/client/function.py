@@ -157,7 +157,7 @@ class RemoteFunction(_Named, Generic[P, R]):
             The results, for `for` and `async for`.
         """
         return self.starmap(
-            zip(*iterables), timeout=timeout, chunksize=chunksize, ordered=ordered,
+            zip(*iterables, strict=False), timeout=timeout, chunksize=chunksize, ordered=ordered,
             return_exceptions=return_exceptions,
         )  # fmt: skip
 

@@ -87,9 +87,8 @@ class Future(CallFacts, cf.Future[T], Generic[T]):
     It is eager: the call is on its way whether or not anybody waits. Wait for it with `await`
     (asyncio or trio) or with `result()`; both may be done from several places.
 
-    asyncio itself wants futures of its own in two places: write `asyncio.wait([asyncio.wrap_future(
-    f)])` instead of `asyncio.wait([f])`, and `asyncio.ensure_future(f)` instead of
-    `asyncio.create_task(f)`.
+    asyncio wants futures of its own in two places: `asyncio.wait([asyncio.wrap_future(f)])`, and
+    `asyncio.ensure_future(f)` instead of `asyncio.create_task(f)`.
     """
 
     # All that most futures never need is a default of the class: making one is an assignment.
@@ -328,13 +327,10 @@ class Future(CallFacts, cf.Future[T], Generic[T]):
     def _block_until(self, timeout_s: float | None) -> bool:
         mine: list[Wake] = []
         try:
-            if block(lambda wake: self._add_wake(wake, mine), timeout_s):
-                return True
-        except BaseException:
-            self._remove_wakes(mine)
-            raise
-        self._remove_wakes(mine)
-        return self.done()
+            return block(lambda wake: self._add_wake(wake, mine), timeout_s) or self.done()
+        finally:
+            if self._wakes is not None:
+                self._remove_wakes(mine)
 
     def _block_in_slices(self, timeout_s: float | None) -> bool:
         """Wait so that a body inside a worker can be interrupted while it waits."""

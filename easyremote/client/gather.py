@@ -26,6 +26,7 @@ T3 = TypeVar("T3")
 T4 = TypeVar("T4")
 T5 = TypeVar("T5")
 
+
 class _Gathering(Derived):
     """The source of a gathered future: it counts its parts."""
 
@@ -104,9 +105,7 @@ def gather(  # type: ignore[overload-overlap] # see the docstring
     f5: Awaitable[T5], /, *, return_exceptions: Literal[False] = False,
 ) -> Future[tuple[T1, T2, T3, T4, T5]]: ...  # fmt: skip
 @overload
-def gather(
-    *fs: Awaitable[T], return_exceptions: Literal[False] = False
-) -> Future[list[T]]: ...
+def gather(*fs: Awaitable[T], return_exceptions: Literal[False] = False) -> Future[list[T]]: ...
 @overload
 def gather(*fs: Awaitable[Any], return_exceptions: bool) -> Future[list[Any]]: ...
 def gather(*fs: Any, return_exceptions: bool = False) -> Any:

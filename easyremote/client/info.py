@@ -60,6 +60,4 @@ class Whereabouts:
         """Read the gateway's answer to a `call` query."""
         node_id = data.get("node_id")
         placed = Placement(node_id, int(data.get("attempt") or 1)) if node_id else None
-        return cls(
-            str(data.get("state")), data.get("queue_position"), data.get("eta_s"), placed
-        )
+        return cls(str(data.get("state")), data.get("queue_position"), data.get("eta_s"), placed)

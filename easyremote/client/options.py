@@ -222,26 +222,33 @@ Test = Callable[[Any], bool]
 
 LATER: dict[str, tuple[Test, str]] = {
     "retries": (
-        lambda value: bool(value),
-        "nothing is tried again by itself yet. Leave `retries` away and call again when an error "
-        "has `may_have_run` False",
+        bool,
+        (
+            "nothing is tried again by itself yet. Leave `retries` away, and call again when an "
+            "error has `may_have_run` False"
+        ),
     ),
     "retry_exceptions": (
         lambda value: value not in (False, None, ()),
-        "nothing is tried again by itself yet. Leave `retry_exceptions` away and catch the error",
+        (
+            "nothing is tried again by itself yet. Leave `retry_exceptions` away, and catch the "
+            "error"
+        ),
     ),
     "ship": (
         lambda value: value is True,
-        "code is not shipped yet. Register the function on a node (`@node.register`) and call it "
-        "by its name",
+        (
+            "code is not shipped yet. Register the function on a node (`@node.register`) and call "
+            "it by its name"
+        ),
     ),
     "result": (
         lambda value: value == "ref",
-        "results do not stay on the node yet. Leave `result` away: the value comes here",
+        ("results do not stay on the node yet. Leave `result` away: the value comes here"),
     ),
     "cache": (
         lambda value: value is not False and value is not None,
-        "results are not cached yet. Leave `cache` away and keep the result yourself",
+        ("results are not cached yet. Leave `cache` away and keep the result yourself"),
     ),
 }
 """Options that nothing acts on yet: when one asks for something, and what to do instead."""

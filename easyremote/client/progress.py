@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import EasyRemoteError
 from ..log import Log
+from .bodies import open_body
 from .offload import Serial, offload
 
 if TYPE_CHECKING:
@@ -65,8 +66,6 @@ class ProgressReports:
             callback(value)
 
     def _decode(self, report: tuple[Progress, list[memoryview], bool]) -> Any:
-        from .call import open_body
-
         progress, buffers, allow_pickle = report
         try:
             return open_body(progress.body, buffers, allow_pickle)

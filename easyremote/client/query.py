@@ -46,7 +46,7 @@ class OutgoingQuery(StreamHandler):
         self, session: Session, name: str, args: dict[str, Any],
         then: Callable[[Any], object] | None = None,
     ) -> None:  # fmt: skip
-        """Prepare a question; `then` is called on the io thread, with None if there is no answer."""
+        """Prepare a question; `then` is told on the io thread, None if there is no answer."""
         self.session = session
         self.answer: Future[Any] = Future(NoCall(name, session.link.on_io_thread))
         self.future: Future[Any] | None = self.answer
@@ -61,9 +61,7 @@ class OutgoingQuery(StreamHandler):
     def arm(self) -> None:
         """A question has no deadline; whoever waits for the answer has one."""
 
-    def on_message(
-        self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
-    ) -> None:
+    def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         """The answer, or why there is none."""
         if kind == Kind.FAILURE:
             failure = decode(Failure, payload)

@@ -27,8 +27,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from typing import Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from .function import RemoteFunction, RemoteStreamFunction
+from .mapping import MapResult
 from .options import CallOptions, NotAvailableError, checked, route
 from .stub import checker_of, rule_of, yields
+
+__all__ = ["CallOptions", "MapResult", "RemoteFunction", "RemoteStreamFunction", "remote"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,9 +86,7 @@ def remote(fn: Callable[P, None], /, **o: Unpack[CallOptions]) -> RemoteFunction
 @overload
 def remote(fn: Callable[P, R], /, **o: Unpack[CallOptions]) -> RemoteFunction[P, R]: ...
 @overload
-def remote(
-    node: str, function: str, /, **o: Unpack[CallOptions]
-) -> RemoteFunction[..., Any]: ...
+def remote(node: str, function: str, /, **o: Unpack[CallOptions]) -> RemoteFunction[..., Any]: ...
 @overload
 def remote(*, stream: Literal[True], **o: Unpack[CallOptions]) -> DecorateStream: ...
 @overload

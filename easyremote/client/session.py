@@ -35,7 +35,8 @@ from ..errors import (
     TaskCancelledError,
 )
 from ..wire.message import Call
-from .call import OutgoingCall, pack
+from .bodies import pack
+from .call import OutgoingCall
 from .feed import Feeds, is_streamed
 from .future import Future, fail_in_child
 from .offload import offload

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 from .. import seam
 from ..errors import EasyRemoteError
 from ..wire.message import CODEC_PICKLE, Item, Kind, Want, decode
-from .call import OutgoingCall, open_body
+from .bodies import open_body
+from .call import OutgoingCall
 from .future import SLICE_S, Future
 from .source import ASK
 from .waiting import Gate, running_library

@@ -74,12 +74,10 @@ def has_body(fn: types.FunctionType) -> bool:
         if name == "RAISE_VARARGS":
             return not raising
         if name in _LOADS:
-            if raising or instruction.argval is not NotImplementedError and (
-                instruction.argval != "NotImplementedError"
-            ):
+            if raising or instruction.argval not in {"NotImplementedError", NotImplementedError}:
                 return True
             raising = True
-        elif name.startswith("LOAD_CONST") or name in {"LOAD_SMALL_INT"}:
+        elif name.startswith("LOAD_CONST") or name == "LOAD_SMALL_INT":
             returned = instruction.argval
         elif name == "YIELD_VALUE":
             if returned is not None:

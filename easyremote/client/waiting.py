@@ -30,7 +30,7 @@ def running_library() -> ModuleType | None:
     if trio is not None and trio.lowlevel.in_trio_task():
         return trio
     asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - cheap
+    if asyncio is not None and asyncio._get_running_loop() is not None:
         return asyncio
     return None
 
