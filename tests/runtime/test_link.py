@@ -34,9 +34,7 @@ class Recorder(StreamHandler):
         self.happened: list[tuple[Any, ...]] = []
         self.buffers: list[memoryview] = []
 
-    def on_message(
-        self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
-    ) -> None:
+    def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         self.happened.append(("message", kind, end))
         if more:
             sizes = ms.decode(ms.Result, payload).segments
@@ -154,11 +152,11 @@ async def test_calls_are_answered_over_any_stream(
 async def test_segments_arrive_in_the_named_memory_both_ways(autojump_clock: MockClock) -> None:
     """Arrays of several windows go there and back."""
     world = World()
-    data = np.random.default_rng(0).integers(0, 255, 5_000_000, dtype=np.uint8)
+    data = memoryview(np.random.default_rng(0).bytes(5_000_000))
     async with trio.open_nursery() as nursery:
         await world.start(nursery)
         recorder = Recorder()
-        world.links[0].open(call([data.nbytes]), [memoryview(data)], handler=recorder, end=True)
+        world.links[0].open(call([data.nbytes]), [data], handler=recorder, end=True)
         await trio.sleep(1)
         there = world.sides[1].handlers[0]
         assert there.happened == [("filled", True)]

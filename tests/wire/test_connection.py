@@ -7,9 +7,10 @@ import pytest
 from easyremote.wire import cbor
 from easyremote.wire import event as ev
 from easyremote.wire import frame as fr
-from easyremote.wire.connection import Connection, Phase
+from easyremote.wire.connection import Connection
 from easyremote.wire.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from easyremote.wire.frame import END, LAST, MORE, FrameType, pack
+from easyremote.wire.greeting import Phase
 from easyremote.wire.message import Kind
 from easyremote.wire.outgoing import EXPRESS_MAX
 from easyremote.wire.settings import Settings

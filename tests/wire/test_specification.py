@@ -48,8 +48,8 @@ def test_the_example_says_what_its_comments_say() -> None:
     assert [call.function for call in calls] == ["add", "mean", "count"]
     assert calls[0].node_ids == ["gpu-1"]
     assert calls[1].segments == [4, 8]
-    data = [bytes(event.frame[16:]) for event in there if isinstance(event, ev.DataReceived)]
-    assert data == [b"BODY", b"8 bytes."]
+    raw = [bytes(event.frame[16:]) for event in there if isinstance(event, ev.DataReceived)]
+    assert raw == [b"BODY", b"8 bytes."]
     assert ev.CancelReceived([(5, 0, 5000)]) in there
     assert there[-2:] == [ev.GoawayReceived(0, ""), ev.ConnectionLost(None)]
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from easyremote.wire import event as ev
 from easyremote.wire import message as ms
-from easyremote.wire.connection import Connection, Phase
+from easyremote.wire.connection import Connection
 from easyremote.wire.errors import ErrorCode, RemoteProtocolError
+from easyremote.wire.greeting import Phase
 
 from .pair import take, written
 
@@ -85,7 +86,7 @@ _, EVENTS = replay(WHOLE)
 def plain(events: list[ev.Event]) -> list[object]:
     """Events in a form that can be compared: bytes for memory."""
     return [
-        event._replace(frame=bytes(event.frame[16:]))
+        (event.stream_id, bytes(event.frame[16:]), event.last, event.end)
         if isinstance(event, ev.DataReceived)
         else event
         for event in events
