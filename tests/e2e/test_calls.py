@@ -203,7 +203,8 @@ def test_waiters_of_the_standard_library_take_our_futures(cluster: Cluster) -> N
     done, pending = cf.wait(calls, timeout=10)
     assert len(done) == 20
     assert not pending
-    assert {f.result() for f in cf.as_completed(calls, timeout=10)} == {2 * i for i in range(20)}
+    plain: list[cf.Future[int]] = list(calls)
+    assert {f.result() for f in cf.as_completed(plain, timeout=10)} == {2 * i for i in range(20)}
     assert len(wait(calls, timeout=10).done) == 20
     assert sum(f.result() for f in as_completed(calls)) == 380
 
