@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import seam, values
-from ..errors import EasyRemoteError, SerializationError
+from ..errors import SerializationError
 from ..wire.errors import ErrorCode
 from ..wire.message import CODEC_PICKLE
 from . import inputs
@@ -80,10 +80,10 @@ def _undecoded(task: Task, error: BaseException) -> Outcome:
     """Return the outcome of a call whose arguments could not be decoded."""
     if task.stop_code is not None:
         return stopped(task)
-    if isinstance(error, SerializationError | EasyRemoteError):
+    if isinstance(error, SerializationError):
         # The function did not begin; code in a pickle may have run.
         pickled = task.call.codec == CODEC_PICKLE
-        return outcomes.refusal(ErrorCode.BAD_ARGUMENT, str(error), maybe_executed=pickled)
+        return outcomes.refusal(error.code, str(error), maybe_executed=pickled)
     return outcomes.raised(error)
 
 

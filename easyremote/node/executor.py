@@ -259,15 +259,16 @@ class Executor:
         if not task.stream_over:
             task.stream.send(message, buffers, end=True)
         task.stream.release()
-        self._cancel_timer(task.deadline_timer)
+        if task.deadline_timer is not None:
+            self._cancel_timer(task.deadline_timer)
         if task.phase is Phase.DONE:
             self._forget(task)
 
     def _forget(self, task: Task) -> None:
+        if task.stop_code is not None:
+            self._cancel_timer(task.interrupt_timer)
+            self._cancel_timer(task.settle_timer)
         task.inputs = None
-        task.buffers = []
-        self._cancel_timer(task.interrupt_timer)
-        self._cancel_timer(task.settle_timer)
         self._tasks.discard(task)
         if not self._tasks and self.on_idle is not None:
             self.on_idle()
@@ -292,6 +293,7 @@ class Executor:
             task.phase is Phase.WAITING and task.group is not None and task.group.withdraw(task)
         ):
             task.advance(Input.WITHDRAWN)
+            task.buffers = []  # The queue may keep the call itself for a while.
             refused = outcomes.refusal(code, reason)
             self._settle(task, refused.message, refused.buffers)
             return

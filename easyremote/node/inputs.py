@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .. import values
-from ..errors import EasyRemoteError, SerializationError, TaskCancelledError
+from ..errors import SerializationError, TaskCancelledError
 from ..wire.message import CODEC_PICKLE, Item, Want
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def bind(task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any
     if not markers:
         return args, kwargs
     if task.opener_ended:
-        raise EasyRemoteError("the call has a streamed argument, but its caller sends no items")
+        raise SerializationError("the call has a streamed argument, but its caller sends no items")
     inputs = {marker.channel: StreamedArgument(task, marker.channel) for marker in markers}
     task.inputs = inputs  # Before anything is allowed: items may come at once.
     for argument in inputs.values():

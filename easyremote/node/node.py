@@ -49,6 +49,9 @@ NODE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}", re.ASCII)
 SERVING_WAIT_S = 30.0
 """How long `serving()` waits for the gateway before it gives up."""
 
+CLEAN_UP_S = 60.0
+"""Bound of the clean-up of `serving()`; a stop takes less."""
+
 _log = Log("node")
 
 
@@ -257,15 +260,14 @@ class ComputeNode:
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[ComputeNode]:
-        to_thread = _to_thread()
-        handle = await to_thread(self._start, False)
+        handle = await _in_thread(self._start, False)
         if self._worker is not None:
             self._worker.run_in_background()
         try:
-            await to_thread(must_be_ready, handle, SERVING_WAIT_S)
+            await _in_thread(must_be_ready, handle, SERVING_WAIT_S)
             yield self
         finally:
-            await _shielded(to_thread, handle.stop)
+            await _in_thread_shielded(handle.stop)
             self._worker = self._handle = None
 
     # ---- the owner's hand ------------------------------------------------------------------------
@@ -337,30 +339,37 @@ def _accept_code(value: Any) -> AcceptCode:
     return tuple(value)
 
 
-def _to_thread() -> Callable[..., Any]:
-    """Return what runs a blocking function for the running event loop."""
+def _under_asyncio() -> bool:
+    """Return whether an asyncio loop runs in this thread; else it is trio."""
     asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            to_thread: Callable[..., Any] = asyncio.to_thread
-            return to_thread
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _in_thread(fn: Callable[..., R], *args: Any) -> R:
+    """Run a blocking function beside the running event loop."""
+    if _under_asyncio():
+        import asyncio
+
+        return await asyncio.to_thread(fn, *args)
     import trio
 
-    return trio.to_thread.run_sync
+    return await trio.to_thread.run_sync(fn, *args)
 
 
-async def _shielded(to_thread: Callable[..., Any], fn: Callable[[], None]) -> None:
-    """Run a bounded clean-up although the block is being cancelled."""
-    import trio
+async def _in_thread_shielded(fn: Callable[[], None]) -> None:
+    """Run a bounded clean-up beside the event loop, although its block is being cancelled."""
+    if _under_asyncio():
+        import asyncio
 
-    if to_thread is trio.to_thread.run_sync:
-        with trio.CancelScope(shield=True):
-            await to_thread(fn)
+        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(fn)))
         return
-    import asyncio
+    import trio
 
-    await asyncio.shield(asyncio.ensure_future(to_thread(fn)))
+    with trio.move_on_after(CLEAN_UP_S, shield=True):
+        await trio.to_thread.run_sync(fn)

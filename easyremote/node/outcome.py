@@ -58,6 +58,9 @@ def result(value: Any, seconds: float, allow_pickle: bool) -> Outcome:
         encoded = values.encode(value, allow_pickle=allow_pickle, root="result")
     except SerializationError as error:
         return refusal(ErrorCode.BAD_ARGUMENT, str(error), maybe_executed=True)
+    if not encoded.buffers and len(encoded.body) <= INLINE_MAX:  # Most results.
+        codec = CODEC_PICKLE if encoded.pickled else CODEC_PLAIN
+        return Outcome(Result(codec, seconds, encoded.body, []), [])
     codec, body, segments, buffers = pack(encoded)
     return Outcome(Result(codec, seconds, body, segments), buffers)
 
