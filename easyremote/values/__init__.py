@@ -138,7 +138,7 @@ def _path(roots: list[tuple[str, Any]], is_fit: Callable[[Any], bool]) -> str:
     for root, value in roots:
         if not is_fit(value):
             return places.find(value, root, is_fit)[0]
-    return roots[0][0] if len(roots) == 1 else "the arguments"
+    return roots[0][0] if len(roots) == 1 else "one of the arguments"
 
 
 def _is_plain(value: Any) -> bool:

@@ -42,7 +42,7 @@ _PATHS: tuple[type[pathlib.PurePath], ...] = (
     pathlib.PurePosixPath,
     pathlib.PureWindowsPath,
 )
-_PATH_CODES = {cls: code for code, cls in enumerate(_PATHS)}
+_PATH_CODES: dict[type[pathlib.PurePath], int] = {cls: code for code, cls in enumerate(_PATHS)}
 _FOREIGN_PATH = 0 if sys.platform == "win32" else 1
 """The concrete kind that this system cannot have; it arrives as its pure counterpart."""
 

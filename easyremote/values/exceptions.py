@@ -43,6 +43,8 @@ _MEDDLING = frozenset(
     {"__slots__", "__init_subclass__", "__setattr__", "__getattribute__", "__getattr__", "__del__"}
 )
 """What a type of users may not define: it would run, or be missing, when we build an instance."""
+_ARGS = BaseException.__dict__["args"]
+"""Reads and sets `args`, whatever property a type of users has under this name."""
 _STOPS = (StopIteration, StopAsyncIteration)
 """Types that a coroutine or generator may not raise: Python would turn them into RuntimeError."""
 
@@ -115,7 +117,7 @@ def _args_of(error: BaseException) -> tuple[Any, ...]:
     """Return the arguments that build the builtin part again: an OSError's include its file."""
     if isinstance(error, OSError):
         return cast("tuple[Any, ...]", OSError.__reduce__(error)[1])
-    return error.args
+    return cast("tuple[Any, ...]", _ARGS.__get__(error))
 
 
 def _type_of(error: BaseException) -> tuple[str, str]:
@@ -150,7 +152,7 @@ def _sound(text: str) -> str:
 def _plain(value: Any) -> bytes | None:
     try:
         body = plain.encode(value)
-    except (SerializationError, RecursionError):
+    except Exception:  # noqa: BLE001 - properties of registered types are code of users
         return None
     return body if len(body) <= ARGS_BYTES_MAX else None
 
@@ -300,7 +302,7 @@ def _instance(
         if issubclass(base, BaseExceptionGroup):
             if not members:
                 return None
-            error = base.__new__(dual, message, members)
+            error = cast("Any", base).__new__(dual, message, members)
         else:
             error = _new(dual, base, values)
         try:
@@ -309,7 +311,7 @@ def _instance(
             if base is original:
                 return None
             # A subclass of users has arguments of its own; its builtin part does without.
-            _set_args(error, values)
+            _ARGS.__set__(error, values)
     except (TypeError, ValueError):  # The builtin checks what a peer chose.
         return None
     vars(error)["_message"] = message
@@ -322,7 +324,3 @@ def _new(dual: type[RemoteExecutionError], base: Any, values: tuple[Any, ...]) -
     except TypeError:
         # MemoryError has a maker of its own, for itself alone. Types with fields refuse this one.
         return Exception.__new__(dual, *values)
-
-
-_set_args = BaseException.__dict__["args"].__set__
-"""Sets `args` whatever property a type of users has under this name."""

@@ -49,7 +49,7 @@ def register_type(cls: T, name: str | None = None) -> T:
     ...     sensor: str
     ...     value: float
     """
-    if not isinstance(cls, type) or not (dataclasses.is_dataclass(cls) or _is_enum(cls)):
+    if not isinstance(cls, type) or not _is_registrable(cls):
         raise TypeError(f"{cls!r} is neither a dataclass nor an Enum: only those can be registered")
     name = cls.__qualname__ if name is None else name
     if not 0 < len(name) <= NAME_MAX:
@@ -68,6 +68,10 @@ def register_type(cls: T, name: str | None = None) -> T:
     _type_by_name[name] = cls
     _name_by_type[cls] = name
     return cls
+
+
+def _is_registrable(cls: type[Any]) -> bool:
+    return dataclasses.is_dataclass(cls) or _is_enum(cls)
 
 
 def _is_enum(cls: type[Any]) -> bool:
