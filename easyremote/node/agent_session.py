@@ -12,7 +12,7 @@ Rules of this file. 1) No credential leaves before the pin was compared (`transp
 node secret exists on the disk before it is first sent. 3) What the agent makes of calls is the
 agent's business.
 
-Source. AWS Architecture Blog, "Exponential Backoff And Jitter" (full jitter); promises.md 4.2.
+Source. `supervise` (back-off); promises.md 4.2.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from ..identity.node_secret import node_secret
 from ..link import Link
 from ..log import Log
 from ..outbox import Outbox
+from ..supervise import Backoff
 from ..transport import ByteStream
 from ..wire.errors import ErrorCode, RemoteProtocolError
 from ..wire.message import Failure, Kind, Register, Registered, Telemetry, Update, decode
@@ -51,9 +52,6 @@ if TYPE_CHECKING:
 
 _log = Log("node")
 
-PAUSE_FIRST_S = 0.5
-PAUSE_MAX_S = 15.0
-"""Longest pause between two attempts: a gateway that is back has its nodes within that time."""
 BOOT_BYTES = 16
 PASSING = frozenset(
     {
@@ -87,26 +85,6 @@ class SessionOwner(Protocol):
         """The node cannot serve, and no further attempt is made."""
 
 
-class Backoff:
-    """Pauses with full jitter: anything between nothing and a bound that doubles."""
-
-    def __init__(self, rng: random.Random, first_s: float, max_s: float) -> None:
-        self._rng = rng
-        self._first_s = first_s
-        self._max_s = max_s
-        self._failures = 0
-
-    def next_s(self) -> float:
-        """Return how long to wait now."""
-        bound_s = min(self._max_s, self._first_s * 2.0 ** min(self._failures, 16))
-        self._failures += 1
-        return self._rng.uniform(0.0, bound_s)
-
-    def reset(self) -> None:
-        """The last attempt succeeded."""
-        self._failures = 0
-
-
 class GatewaySession(LinkHandler):
     """The link of one node to its gateway.
 
@@ -128,7 +106,7 @@ class GatewaySession(LinkHandler):
         self._spec = spec
         self._outbox = outbox
         self._dial = dial
-        self._backoff = Backoff(rng or random.Random(), PAUSE_FIRST_S, PAUSE_MAX_S)
+        self._backoff = Backoff(rng=rng or random.Random())
         self._ever_registered = False
         self._closing = False
         self._error: EasyRemoteError | None = None

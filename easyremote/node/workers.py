@@ -127,6 +127,7 @@ class WorkerOwner(Protocol):
         self, worker: WorkerProcess, stream: Stream, payload: bytes, more: bool, end: bool
     ) -> StreamHandler:
         """A function that runs there calls another one."""
+        ...
 
     def worker_credit(self, worker: WorkerProcess) -> None:
         """It takes more calls than before."""

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from random import Random
 
 import pytest
 import trio
@@ -19,7 +18,6 @@ import trio
 from easyremote.errors import EasyRemoteError
 from easyremote.node import probe, rerun_plan, workers
 from easyremote.node.agent_config import AgentConfig, Announcement, receive_announcement
-from easyremote.node.agent_session import Backoff
 from easyremote.node.offer import NodeOffer
 from easyremote.node.rerun_plan import Marker, RerunPlan
 from easyremote.node.restart import RestartIntensity, Restarts
@@ -44,18 +42,6 @@ def test_restarts_are_limited_within_the_period() -> None:
     assert restarts.next_pause_s(10.0) == 1.0
     assert restarts.next_pause_s(10.5) is None
     assert restarts.next_pause_s(100.0) == 0.0
-
-
-def test_backoff_has_full_jitter_under_a_growing_bound() -> None:
-    """A pause is anything up to a bound that doubles to a maximum, and is small after success."""
-    backoff = Backoff(Random(7), 0.5, 4.0)
-    bounds = [0.5, 1.0, 2.0, 4.0, 4.0]
-    pauses = [backoff.next_s() for _ in bounds]
-    backoff.reset()
-
-    assert all(0.0 <= pause <= bound for pause, bound in zip(pauses, bounds, strict=True))
-    assert len(set(pauses)) == len(pauses)
-    assert backoff.next_s() <= 0.5
 
 
 # ---- running the script again --------------------------------------------------------------------
