@@ -22,6 +22,7 @@ Source. decisions.md, "Processes of a node"; runtime.md.
 from __future__ import annotations
 
 import signal
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -58,7 +59,10 @@ SAME_STOP_S = 0.5
 """Time in which further signals to stop count as the first one."""
 GOODBYE_S = 2.0
 """How long the goodbye to the gateway may take."""
+DETECT_S = 5.0
 SAMPLE_EVERY_S = 5.0
+GIVEN_MAX = 16384
+"""Calls that are remembered as given, so that none is begun a second time."""
 BUFFERED_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of all calls together that may wait here without slowing other calls on their link."""
 
@@ -97,10 +101,12 @@ class Agent:
         self._session: GatewaySession | None = None
         self._registered_info: dict[str, Any] = {}
         self._running: dict[bytes, DispatchedCall] = {}
+        self._given: OrderedDict[tuple[bytes, int], None] = OrderedDict()
         self._nested: list[NestedCall] = []
         self._stop_at: float | None = None
         self._draining = False
         self._ending = False
+        self._detected = trio.Event()
         self._idle = trio.Event()
         self._hurry = trio.Event()
         self._over = trio.Event()
@@ -130,6 +136,7 @@ class Agent:
                 nursery.start_soon(self._timers.run)
                 nursery.start_soon(self._watch_stops, stops)
                 nursery.start_soon(self._watch_deaths, deaths)
+                nursery.start_soon(self._detect)
                 nursery.start_soon(self.family.supervise, first)
                 await self._over.wait()
                 nursery.cancel_scope.cancel()
@@ -219,9 +226,15 @@ class Agent:
 
     # ---- what the gateway says -------------------------------------------------------------------
 
+    async def _detect(self) -> None:
+        """Find out what this machine has; a driver that hangs costs its GPUs, not the node."""
+        with trio.move_on_after(DETECT_S):
+            detected = await trio.to_thread.run_sync(probe.detect, abandon_on_cancel=True)
+            self._offer.know(detected, probe.facts())
+        self._detected.set()
+
     async def _connect(self, session: GatewaySession) -> None:
-        detected = await trio.to_thread.run_sync(probe.detect, abandon_on_cancel=True)
-        self._offer.know(detected, probe.facts())
+        await self._detected.wait()
         self.start_task(self._report, session)
         await session.run()
 
@@ -259,6 +272,8 @@ class Agent:
         entry = self._offer.functions.get(message.function)
         if self._draining or entry is None:
             return _refuse(stream, message, unknown=entry is None)
+        if self._was_given(message):
+            return _refuse_again(stream, message)
         pool = self.family.pool_of(entry)
         call = DispatchedCall(
             pool, self._timers, self._buffers, message, payload, stream, more, end
@@ -266,6 +281,20 @@ class Agent:
         self._running[message.call_id] = call
         pool.submit(call)
         return call
+
+    def _was_given(self, message: Dispatch) -> bool:
+        """Remember a call; True if the same attempt of it came before.
+
+        A gateway that was started anew knows nothing of the calls that it gave before, and their
+        callers submit them again.
+        """
+        key = message.call_id, message.attempt
+        if key in self._given:
+            return True
+        self._given[key] = None
+        if len(self._given) > GIVEN_MAX:
+            self._given.popitem(last=False)
+        return False
 
     def gateway_credit(self) -> None:
         """The gateway takes more nested calls: those that waited longest go first."""
@@ -360,6 +389,17 @@ class Agent:
             with trio.move_on_after(GOODBYE_S):
                 await self._session.ended.wait()
         self._over.set()
+
+
+def _refuse_again(stream: Stream, message: Dispatch) -> StreamHandler:
+    """Refuse a call that was begun here before: whether it has run is known to nobody."""
+    reason = (
+        f"the call of {message.function} was given to this node before its gateway was lost; "
+        "whether it ran to its end is not known"
+    )
+    stream.send(Failure(int(ErrorCode.GATEWAY_LOST), reason, True, None, {}), end=True)
+    stream.release()
+    return StreamHandler()
 
 
 def _stop_signals() -> list[signal.Signals]:
