@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 
 def run_in_seat(seat: Seat, task: Task) -> Outcome:
     """Run the body of a sync function on the thread of `seat`. Never raises."""
+    try:
+        return _run_in_seat(seat, task)
+    except BaseException as error:  # noqa: BLE001 - the task boundary: encoding runs user code, too
+        return unencodable(error)
+
+
+def _run_in_seat(seat: Seat, task: Task) -> Outcome:
     begun_at = time.perf_counter()
     context = contextvars.copy_context()
     value, error = seat.attempt(task, context.run, _run, task)
@@ -101,13 +108,24 @@ def of_error(task: Task, error: BaseException) -> Outcome:
     """Return the outcome of a body that raised."""
     if task.stop_code is not None:
         return stopped(task)
-    return outcomes.raised(error)
+    try:
+        return outcomes.raised(error)
+    except BaseException as worse:  # noqa: BLE001 - the task boundary: describing it runs its code
+        return unencodable(worse)
 
 
 def stopped(task: Task) -> Outcome:
     """Return the outcome of a body that ended because it was told to."""
     assert task.stop_code is not None
     return outcomes.refusal(task.stop_code, task.stop_reason, maybe_executed=True)
+
+
+def unencodable(error: BaseException) -> Outcome:
+    """Return the outcome of a call whose result or exception broke its own encoding."""
+    name = type(error).__name__
+    return outcomes.refusal(
+        ErrorCode.BAD_ARGUMENT, f"the result cannot be encoded: {name}", maybe_executed=True
+    )
 
 
 def _unsendable(error: SerializationError) -> Outcome:

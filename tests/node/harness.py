@@ -229,12 +229,13 @@ class ScriptedAgent(LinkHandler):
     def call(
         self, function: str, *args: Any, roles: Sequence[str] = ("member",), flags: int = 0,
         principal: str = "alice", deadline_ms: int | None = None, context: Any = None,
-        pickled: bool = False, credit: int | None = None, **kwargs: Any,
+        pickled: bool = False, credit: int | None = None,
+        handler: type[AgentCall] | None = None, **kwargs: Any,
     ) -> AgentCall:  # fmt: skip
         """Give the worker a call; `credit` makes it a stream call."""
         encoded = values.encode_call(args, kwargs, allow_pickle=pickled)
         codec, body, segments, buffers = pack(encoded)
-        call = AgentCall(self)
+        call = (handler or AgentCall)(self)
         dispatch = Dispatch(
             secrets.token_bytes(16), function, principal, list(roles), deadline_ms,
             1 if pickled else codec, flags | (FLAG_STREAM if credit is not None else 0),

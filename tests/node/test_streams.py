@@ -13,9 +13,13 @@ import pytest
 from easyremote import values
 from easyremote.errors import RemoteExecutionError, TaskCancelledError
 from easyremote.node import context
+from easyremote.node.task import ITEM_BYTES_MAX
 from easyremote.wire.errors import ErrorCode
+from easyremote.wire.settings import Settings
 
-from .harness import WAIT_S, rig
+from .harness import WAIT_S, AgentCall, rig
+
+MIB = 1024 * 1024
 
 
 class Custom:
@@ -157,6 +161,37 @@ def test_reused_array_is_sent_as_it_was_when_yielded() -> None:
         assert [(float(f[0]), float(f[-1])) for f in call.items(5)] == [
             (float(i), float(i)) for i in range(5)
         ]
+
+
+class HoldingCall(AgentCall):
+    """A caller that takes bytes but gives no credit for more."""
+
+    relay = True
+
+
+def test_large_items_wait_for_the_link_not_only_for_item_credit() -> None:
+    """A caller with much item credit and a slow link costs the node bounded memory."""
+    with rig() as made:
+        made_items: list[int] = []
+        enough = threading.Event()
+
+        @made.register
+        def frames() -> Iterator[Any]:
+            for i in range(1000):
+                made_items.append(i)
+                if i * MIB > ITEM_BYTES_MAX:
+                    enough.set()
+                yield np.zeros(MIB, dtype=np.uint8)
+
+        made.register(lambda: 1, name="one", max_concurrency=1)
+        agent = made.start()
+        call = agent.call("frames", credit=1000, handler=HoldingCall)
+        assert enough.wait(WAIT_S)
+        for _ in range(5):
+            assert agent.call("one").result() == 1
+        limit = (ITEM_BYTES_MAX + Settings().window_stream_bytes_max) // MIB + 2
+        assert len(made_items) <= limit
+        call.reset()
 
 
 def test_stream_and_value_are_not_confused() -> None:

@@ -242,6 +242,33 @@ def test_huge_exception_still_fits_a_frame() -> None:
         assert agent.call("one").result() == 1
 
 
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit, RecursionError])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_result_that_breaks_its_own_encoding_fails_its_call_alone(
+    error: type[BaseException], is_async: bool
+) -> None:
+    """A result whose pickling raises, whatever it raises, costs its call and not the slot."""
+    with rig() as made:
+
+        class Evil:
+            def __reduce__(self) -> Any:
+                raise error
+
+        def make() -> Any:
+            return Evil()
+
+        async def make_async() -> Any:
+            return Evil()
+
+        made.register(name="make")(make_async if is_async else make)
+        made.register(lambda: 1, name="one")
+        agent = made.start()
+        failure = agent.call("make").failure()
+
+        assert failure.maybe_executed
+        assert agent.call("one").result() == 1
+
+
 def test_unknown_function_is_refused_without_having_run() -> None:
     """A name that is not registered is NOT_FOUND, and provably nothing ran."""
     with rig() as made:
