@@ -48,7 +48,7 @@ EXAMPLES: list[Any] = [
     dt.time.max, dt.datetime.combine(dt.date.max, dt.time.max),
     decimal.Decimal("1.10"), decimal.Decimal("-0"),
     decimal.Decimal("NaN"), decimal.Decimal("sNaN123"), decimal.Decimal("-Infinity"),
-    decimal.Decimal("1E+999999"), decimal.Decimal("1E-999999"), uuid.UUID(int=2**128 - 1),
+    decimal.Decimal("1E+10000"), decimal.Decimal("1E-10000"), uuid.UUID(int=2**128 - 1),
     pathlib.Path("a/b.txt"), pathlib.PurePosixPath("/a"), pathlib.PureWindowsPath("C:\\a\\b"),
     pathlib.Path("odd\udcff"), pathlib.Path(), np.float64(0.1), np.float32("nan"), np.int8(-1),
     np.uint64(2**64 - 1), np.bool_(True), np.complex64(1j), np.float16(1.5),
@@ -171,7 +171,7 @@ NOT_PLAIN: list[Any] = [
     fractions.Fraction(1, 3), ipaddress.ip_address("::1"), re.compile("x"), Opaque(), Opaque, len,
     lambda: 1, object(), {"a": 1}.keys(), iter([1]), np.str_("x"), np.array([object()]),
     np.ma.masked_array([1]), Ellipsis, slice(1), NotImplemented, 1 << (8 * BIGNUM_BYTES_MAX),
-    decimal.Decimal("1E+1000000"), decimal.Decimal("1E-1000000"), decimal.Decimal("1" * 5000),
+    decimal.Decimal("1E+10001"), decimal.Decimal("1E-10001"), decimal.Decimal("1" * 5000),
     np.longdouble(1), type(None), ValueError("x"),
 ]  # fmt: skip
 
