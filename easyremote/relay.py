@@ -413,7 +413,12 @@ class Relay(StreamHandler):
 
     def _end_down(self) -> None:
         """End our direction to the callee, unless the caller has done so already."""
-        if not self.up_ended and self.down is not None and self.down.is_open:
+        if self.up_ended or self.down is None or not self.down.is_open:
+            return
+        if self.up_mid:
+            # Inside the segments of a message only their rest could be said, and nobody wants it.
+            self.down.reset(ErrorCode.NO_ERROR, "the outcome is there")
+        else:
             self.down.forward(END_ONLY_KIND, END_ONLY, False, True)
 
     # ---- notices and losses ------------------------------------------------------------------

@@ -46,6 +46,7 @@ from ..wire.errors import ErrorCode, RemoteProtocolError
 from ..wire.message import Failure, Kind, Register, Registered, Telemetry, Update, decode
 from . import outcome as outcomes
 from .spec import NodeSpec
+from .worker_link import gateway_link_settings
 
 if TYPE_CHECKING:
     from ..stream import Stream
@@ -155,7 +156,9 @@ class GatewaySession(LinkHandler):
         except OSError as error:
             return NotConnectedError(f"the files of EasyRemote cannot be used: {error}")
         self._error = None
-        link = Link(stream, self, dialer=True, outbox=self._outbox)
+        link = Link(
+            stream, self, dialer=True, outbox=self._outbox, settings=gateway_link_settings()
+        )
         link.hello(
             "node",
             {"node_id": spec.node_id, "secret": secret, "token": resolved.token},

@@ -1,14 +1,25 @@
 """What a node offers, as its agent knows it: the script's word, and what the machine has.
 
-Rules of this file. 1) Plain data in, plain data out. 2) No I/O.
+Rules of this file. 1) Plain data in, plain data out. 2) No I/O. 3) A script may be new to us, so
+what it says is checked for its shape before it is taken over.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from .. import values
+from ..errors import SerializationError
+from ..handlers import StreamHandler
+from ..stream import Stream
+from ..wire.errors import CodecError, ErrorCode, RemoteProtocolError
+from ..wire.message import Kind, Register, Update, decode
 from . import probe
 from .spec import NodeSpec
+
+OFFER_BYTES_MAX = 64 * 1024 * 1024
+"""Largest description of a node that is taken from a worker."""
 
 
 class NodeOffer:
@@ -68,3 +79,56 @@ class NodeOffer:
             "draining": self._draining,
             **self._facts,
         }
+
+
+class OfferReader(StreamHandler):
+    """The stream on which a worker says what it offers."""
+
+    def __init__(
+        self, tell: Callable[[dict[str, Any], bool], None], stream: Stream, payload: bytes,
+        more: bool,
+    ) -> None:  # fmt: skip
+        """Take the registration that opened the stream, now or when its segment is here.
+
+        Args:
+            tell: Called with each offer, and whether it is the first.
+            stream: The stream of the registration.
+            payload: Its opening message.
+            more: A segment follows.
+        """
+        self._tell = tell
+        self._first = True
+        self._filling: list[memoryview] = []
+        message = decode(Register, payload)
+        self._begin(stream, message.info, message.segments, more)
+
+    def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
+        """The offer has changed."""
+        if kind == Kind.UPDATE:
+            message = decode(Update, payload)
+            self._begin(stream, message.info, message.segments, more)
+
+    def on_filled(self, stream: Stream, end: bool) -> None:
+        """The segment of a large offer is here."""
+        filled, self._filling = self._filling, []
+        self._take(filled[0], filled[1:])
+
+    def _begin(self, stream: Stream, body: bytes | None, segments: list[int], more: bool) -> None:
+        if more:
+            try:
+                self._filling = values.allocate(segments, limit_bytes=OFFER_BYTES_MAX)
+            except SerializationError as error:
+                raise RemoteProtocolError(ErrorCode.TOO_LARGE, str(error)) from error
+            stream.fill(self._filling)
+            if body is not None:
+                self._filling.insert(0, memoryview(body))
+        elif body is not None:
+            self._take(body, [])
+
+    def _take(self, body: bytes | memoryview, buffers: list[memoryview]) -> None:
+        offer = values.decode(bytes(body), buffers, allow_pickle=False)
+        entries = offer.get("functions") or () if type(offer) is dict else (None,)
+        if not all(type(entry) is dict and type(entry.get("name")) is str for entry in entries):
+            raise CodecError("what a node offers is a map with a list of described functions")
+        first, self._first = self._first, False
+        self._tell(offer, first)

@@ -108,11 +108,12 @@ class Child:
 
     def collect(self) -> None:
         """If it has ended: kill what it left in its group, and take its exit status."""
-        if self._popen.returncode is not None or not _is_zombie(self.pid):
+        if self._popen.returncode is not None:
             return
-        # Its number, which is also that of its group, is ours until it is collected.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        if _is_zombie(self.pid):
+            # Its number, which is also that of its group, is ours until it is collected.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
         self._popen.poll()
 
     async def wait(self) -> ExitStatus:
@@ -310,7 +311,7 @@ def _is_zombie(pid: int) -> bool:
     try:
         found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
-        return True  # Somebody else collected it; `Popen.poll` copes with that.
+        return False  # Somebody else collected it; `Popen.poll` copes with that.
     return found is not None
 
 

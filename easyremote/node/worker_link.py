@@ -12,6 +12,8 @@ from ..wire.settings import Settings
 
 FOREVER_S = 1e9
 """Thirty years."""
+ABUSE_BURST = 1e6
+"""Resets that a peer which relays for others may pass on: what callers do is not its fault."""
 
 
 def worker_link_settings() -> Settings:
@@ -19,4 +21,12 @@ def worker_link_settings() -> Settings:
 
     The handshake waits for the start of a Python process on a machine that may be busy.
     """
-    return Settings(ping_every_s=FOREVER_S, lease_s=FOREVER_S, handshake_timeout_s=60.0)
+    return Settings(
+        ping_every_s=FOREVER_S, lease_s=FOREVER_S, handshake_timeout_s=60.0,
+        abuse_burst=ABUSE_BURST, abuse_refill_per_s=ABUSE_BURST,
+    )  # fmt: skip
+
+
+def gateway_link_settings() -> Settings:
+    """Return what an agent grants its gateway: as usual, but the gateway speaks for many."""
+    return Settings(abuse_burst=ABUSE_BURST, abuse_refill_per_s=ABUSE_BURST)

@@ -27,17 +27,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import trio
 
-from .. import values
-from ..errors import EasyRemoteError, SerializationError
+from ..errors import EasyRemoteError
 from ..handlers import LinkHandler, StreamHandler
 from ..link import Link
 from ..log import Log
 from ..outbox import Outbox
 from ..transport import SocketStream
-from ..wire.errors import CodecError, ErrorCode, RemoteProtocolError
+from ..wire.errors import ErrorCode, RemoteProtocolError
 from ..wire.event import HelloReceived
-from ..wire.message import Failure, Kind, Register, Registered, Update, decode
+from ..wire.message import Failure, Kind, Registered
 from .agent_config import Announcement, receive_announcement
+from .offer import OfferReader
 from .process import UNKNOWN_END, Child, ExitStatus, Process, end_process
 from .signal_line import SAY_DRAIN, SAY_END, STOP_SIGNALS
 from .worker_link import worker_link_settings
@@ -54,8 +54,6 @@ EXIT_WAIT_S = 2.0
 """Time in which a process that cut its link is expected to end."""
 STRANGER_EXIT_WAIT_S = 10.0
 """The same for one that we cannot kill, because the user started it."""
-OFFER_BYTES_MAX = 64 * 1024 * 1024
-"""Largest description of a node that is taken from a worker."""
 
 
 class WorkerState(IntEnum):
@@ -370,7 +368,7 @@ class WorkerProcess(LinkHandler):
         """Its registration, or a call that one of its functions makes."""
         if kind == Kind.REGISTER:
             self._registration = stream
-            return OfferReader(self, stream, payload, more)
+            return OfferReader(self.offered, stream, payload, more)
         if kind == Kind.CALL:
             return self._owner.worker_calls(self, stream, payload, more, end)
         failure = Failure(
@@ -401,48 +399,6 @@ class WorkerProcess(LinkHandler):
         if self._goodbye:
             self._step(WorkerInput.GOODBYE)
 
-    def offered(self, offer: dict[str, Any], *, first: bool) -> None:
+    def offered(self, offer: dict[str, Any], first: bool) -> None:
         """The worker said what it offers."""
         self._owner.worker_offers(self, offer, first)
-
-
-class OfferReader(StreamHandler):
-    """The stream on which a worker says what it offers."""
-
-    def __init__(self, worker: WorkerProcess, stream: Stream, payload: bytes, more: bool) -> None:
-        """Take the registration that opened the stream, now or when its segment is here."""
-        self._worker = worker
-        self._first = True
-        self._filling: list[memoryview] = []
-        message = decode(Register, payload)
-        self._begin(stream, message.info, message.segments, more)
-
-    def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
-        """The offer has changed."""
-        if kind == Kind.UPDATE:
-            message = decode(Update, payload)
-            self._begin(stream, message.info, message.segments, more)
-
-    def on_filled(self, stream: Stream, end: bool) -> None:
-        """The segment of a large offer is here."""
-        filled, self._filling = self._filling, []
-        self._take(filled[0], filled[1:])
-
-    def _begin(self, stream: Stream, body: bytes | None, segments: list[int], more: bool) -> None:
-        if more:
-            try:
-                self._filling = values.allocate(segments, limit_bytes=OFFER_BYTES_MAX)
-            except SerializationError as error:
-                raise RemoteProtocolError(ErrorCode.TOO_LARGE, str(error)) from error
-            stream.fill(self._filling)
-            if body is not None:
-                self._filling.insert(0, memoryview(body))
-        elif body is not None:
-            self._take(body, [])
-
-    def _take(self, body: bytes | memoryview, buffers: list[memoryview]) -> None:
-        offer = values.decode(bytes(body), buffers, allow_pickle=False)
-        if type(offer) is not dict:
-            raise CodecError("what a node offers is a map")
-        first, self._first = self._first, False
-        self._worker.offered(offer, first=first)

@@ -111,9 +111,12 @@ class Caller(LinkHandler):
         self.link = link
         self.ready.set()
 
-    def start(self, function: str, *args: Any, deadline_ms: int | None = None) -> PendingCall:
+    def start(
+        self, function: str, *args: Any, deadline_ms: int | None = None, call_id: bytes = b""
+    ) -> PendingCall:
         """Make a call."""
         assert self.link is not None
+        call_id = call_id or secrets.token_bytes(16)
         encoded = values.encode_call(args, {}, allow_pickle=False)
         body: bytes | None = encoded.body
         buffers = list(encoded.buffers)
@@ -121,7 +124,16 @@ class Caller(LinkHandler):
             body, buffers = None, [memoryview(encoded.body), *buffers]
         sizes = [buffer.nbytes for buffer in buffers]
         call = Call(
-            secrets.token_bytes(16), function, None, {}, deadline_ms, 0, 0, b"", body, sizes
+            call_id or secrets.token_bytes(16),
+            function,
+            None,
+            {},
+            deadline_ms,
+            0,
+            0,
+            b"",
+            body,
+            sizes,
         )
         pending = PendingCall()
         pending.stream = self.link.open(call, buffers, handler=pending, end=True)

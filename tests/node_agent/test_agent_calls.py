@@ -302,6 +302,25 @@ async def test_held_calls_fail_when_no_worker_will_come(autojump_clock: trio.abc
         assert rig.gone == rig.calls
 
 
+@pytest.mark.parametrize("isolated", [True, False])
+async def test_failure_inside_an_argument_breaks_no_link(
+    autojump_clock: trio.abc.Clock, isolated: bool
+) -> None:
+    """A worker may refuse a call before its argument is there; both links go on."""
+    async with rig_of(isolated=isolated) as rig:
+        caller = await rig.dispatch(size=100_000)
+        failure = Failure(ErrorCode.TOO_LARGE, "no", False, None, {})
+        stream_of(rig.callees[0]).send(failure, end=True)
+        stream_of(rig.callees[0]).release()
+        await wait_all_tasks_blocked()
+
+        assert caller.told == [failure]
+        assert rig.callees[0].told == [("reset", ErrorCode.NO_ERROR)]
+        assert rig.gone == rig.calls
+        await rig.dispatch()
+        assert len(rig.callees) == 2
+
+
 # ---- workers that die ----------------------------------------------------------------------------
 
 

@@ -121,6 +121,31 @@ async def test_gateway_restart_is_survived(gateway: Gateway, run: Run) -> None:
         assert script.pid == await caller.call("survivor")
 
 
+async def test_call_is_not_begun_twice_after_a_gateway_restart(gateway: Gateway, run: Run) -> None:
+    """A call that the node had before its gateway was lost is not started a second time."""
+    script = run("""
+        @node.register
+        def marks():
+            with open("marks", "a") as file:
+                file.write("x")
+            time.sleep(0.2)
+        node.serve()
+    """)
+    call_id = os.urandom(16)
+    async with open_caller(gateway.address) as caller:
+        await caller.wait_for("marks")
+        await caller.start("marks", call_id=call_id).outcome()
+        gateway.kill()
+    gateway.start()
+    async with open_caller(gateway.address) as caller:
+        await caller.wait_for("marks")
+        failure = await caller.start("marks", call_id=call_id).failure()
+
+        assert (failure.code, failure.maybe_executed) == (ErrorCode.GATEWAY_LOST, True)
+        await caller.call("marks")
+    assert (script.folder / "marks").read_text() == "xx"
+
+
 async def test_second_interrupt_ends_at_once(gateway: Gateway, run: Run) -> None:
     """A second Ctrl-C does not wait for the running call, whose caller is told."""
     script = run("""
