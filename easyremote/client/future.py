@@ -394,15 +394,14 @@ class Future(CallFacts, cf.Future[T], Generic[T]):
         if self.done():
             return False
         self._cancelling = True
-        strength = ASK if not force else INTERRUPT if grace > 0 else KILL
-        running = self._state is RUNNING
-        may_have_run = source is not None and source.may_have_run()
-        if source is not None:
-            source.request_cancel(strength, int(max(0.0, grace) * 1000))
-        if not running:
+        if self._state is not RUNNING:
             error = TaskCancelledError("the call was cancelled by its caller")
-            error.may_have_run = may_have_run
-            return self._step(Input.CANCEL, None, error)
+            error.may_have_run = source is not None and source.may_have_run()
+            if not self._step(Input.CANCEL, None, error):
+                return False
+        if source is not None:
+            strength = ASK if not force else INTERRUPT if grace > 0 else KILL
+            source.request_cancel(strength, int(max(0.0, grace) * 1000))
         return True
 
     # ---- what is known of the call -------------------------------------------------------------

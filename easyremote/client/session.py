@@ -340,7 +340,10 @@ class Session:
     def _fail_closed(self, exchange: Exchange) -> None:
         error = TaskCancelledError(self._closed)
         error.may_have_run = bool(getattr(exchange, "sent", False))
+        future = exchange.future
         exchange.fail(error)
+        if future is not None:
+            future._seen()  # Whoever closes a client with calls under way wants no word about them.
 
     def when_idle(self, then: Callable[[], object]) -> None:
         """Call `then` once when nothing is without an outcome, at once if nothing is."""

@@ -1,0 +1,1 @@
+"""What type checkers must see: programs that are checked, and run."""
