@@ -23,6 +23,7 @@ import trio
 
 from ..errors import EasyRemoteError
 from ..facts import FunctionInfo, NodeInfo, ScoreWeights, TLSConfig
+from ..garbage import collect_less_often
 from ..log import Log, configure
 from ..rerun import inert
 from . import describe
@@ -107,6 +108,7 @@ class Server:
         self._refuse_second()
         configure()
         running = self._running = Running(self._options(), self._listening)
+        collect_less_often()
         try:
             trio.run(running.main, True)
         finally:

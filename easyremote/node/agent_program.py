@@ -9,6 +9,7 @@ import sys
 import trio
 
 from .. import log
+from ..garbage import collect_less_often
 from .agent import Agent
 from .agent_config import AgentConfig
 from .process import Stranger
@@ -30,6 +31,7 @@ def main() -> int:
         return EXIT_USAGE
     log.configure()
     config = AgentConfig.decode(sys.stdin.buffer.read())
+    collect_less_often()
     return trio.run(_beside_script, config)
 
 
@@ -59,6 +61,7 @@ def run_agent_of_script(plan: RerunPlan) -> int:
     Returns:
         The exit code for this process.
     """
+    collect_less_often()
     return trio.run(_above_script, plan)
 
 
