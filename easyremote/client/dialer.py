@@ -44,8 +44,8 @@ _log = Log("client")
 GREET_S = 20.0
 """Time in which a gateway says whether it takes us in; it delays who failed often before."""
 
-PASSING = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.OVERLOADED, ErrorCode.HANDSHAKE_TIMEOUT})
-"""Refusals that pass by themselves."""
+FINAL = frozenset({ErrorCode.FORBIDDEN, ErrorCode.VERSION, ErrorCode.CLIENT_TOO_OLD})
+"""Refusals that do not pass by themselves, beside those of the credential."""
 
 
 class ClientLink(LinkHandler):
@@ -285,12 +285,8 @@ class ClientLink(LinkHandler):
 
 
 def _is_final(error: EasyRemoteError) -> bool:
-    """Return whether trying again cannot help."""
-    if isinstance(error, GatewayUnreachableError | LinkLostError):
-        return False
-    if isinstance(error, AuthenticationError | NotConnectedError):
-        return True
-    return error.code not in PASSING
+    """Return whether trying again cannot help: somebody has to do something first."""
+    return isinstance(error, AuthenticationError | NotConnectedError) or error.code in FINAL
 
 
 _live: weakref.WeakSet[ClientLink] = weakref.WeakSet()

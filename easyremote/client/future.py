@@ -30,7 +30,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import _base
 from contextvars import copy_context
 from enum import IntEnum
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from .. import seam
 from ..errors import EasyRemoteError, TaskCancelledError
@@ -95,7 +95,6 @@ class Future(CallFacts, cf.Future[T], Generic[T]):
     _state: str = PENDING
     _result: Any = None
     _exception: BaseException | None = None
-    _waiters: Any = ()
     _made_condition: threading.Condition | None = None
     _wakes: list[Wake] | None = None
     _callbacks: list[Callable[[Any], object]] | None = None
@@ -107,17 +106,20 @@ class Future(CallFacts, cf.Future[T], Generic[T]):
 
     # ---- what concurrent.futures looks at ------------------------------------------------------
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override] # made when needed
-        condition = self._made_condition
-        if condition is None:
-            condition, waiters = threading.Condition(), list[Any]()
-            with _lock:
-                if self._made_condition is None:
-                    self._waiters = waiters
-                    self._made_condition = condition
-                condition = self._made_condition
-        return condition
+    if not TYPE_CHECKING:  # Checkers see the attributes of the base, as its functions expect.
+        _waiters = ()
+
+        @property
+        def _condition(self) -> threading.Condition:
+            return self._made_condition or self._make_condition()
+
+    def _make_condition(self) -> threading.Condition:
+        condition = threading.Condition()
+        with _lock:
+            if self._made_condition is None:
+                self._waiters = []
+                self._made_condition = condition
+            return self._made_condition
 
     def cancelled(self) -> bool:
         """Return whether its own `cancel()` ended it."""
@@ -159,7 +161,8 @@ class Future(CallFacts, cf.Future[T], Generic[T]):
                 with _lock:
                     moved = self._enter(what, result, error)
                 if moved and what is not Input.START:
-                    self._tell_waiters(condition, what, error)
+                    self._tell_waiters(what, error)
+                    condition.notify_all()
         if moved and what is not Input.START:
             self._tell()
         return moved
@@ -176,9 +179,7 @@ class Future(CallFacts, cf.Future[T], Generic[T]):
         self._state = after
         return True
 
-    def _tell_waiters(
-        self, condition: threading.Condition, what: Input, error: BaseException | None
-    ) -> None:
+    def _tell_waiters(self, what: Input, error: BaseException | None) -> None:
         """Tell `concurrent.futures.wait` and `as_completed`."""
         for waiter in self._waiters:
             if what is Input.CANCEL:
@@ -187,7 +188,6 @@ class Future(CallFacts, cf.Future[T], Generic[T]):
                 waiter.add_exception(self)
             else:
                 waiter.add_result(self)
-        condition.notify_all()
 
     def _tell(self) -> None:
         """Wake whoever waits; there is an outcome, so nobody comes to these lists any more."""
@@ -433,7 +433,7 @@ _AFTER: list[dict[str, str]] = [
 def fail_in_child(future: Future[Any], error: EasyRemoteError) -> None:
     """Settle a future in a forked child, where whoever held its locks is gone."""
     future._made_condition = None
-    future._waiters = ()
+    future._waiters = []
     future._wakes = future._callbacks = None
     future._step(Input.SETTLE, None, error)
     future._seen()

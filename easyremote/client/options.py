@@ -154,7 +154,7 @@ def route(function: str, options: Mapping[str, Any]) -> Route:
         TypeError: An option has the wrong type.
         NotAvailableError: Nothing acts on an option yet.
     """
-    _refuse_later_ones(options)
+    refuse_later_ones(options)
     name = options.get("function", function)
     if not isinstance(name, str) or not name:
         raise TypeError(f"the name of a function is text, not {name!r}")
@@ -254,7 +254,12 @@ LATER: dict[str, tuple[Test, str]] = {
 """Options that nothing acts on yet: when one asks for something, and what to do instead."""
 
 
-def _refuse_later_ones(options: Mapping[str, Any]) -> None:
+def refuse_later_ones(options: Mapping[str, Any]) -> None:
+    """Refuse what nothing acts on yet.
+
+    Raises:
+        NotAvailableError: An option asks for it; the message says what to write instead.
+    """
     for name, (asks, instead) in LATER.items():
         if name in options and asks(options[name]):
             raise NotAvailableError(f"{name}={options[name]!r}: {instead}")

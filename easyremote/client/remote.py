@@ -28,7 +28,7 @@ from typing import Any, Literal, NoReturn, ParamSpec, Protocol, TypeVar, Unpack,
 
 from .function import RemoteFunction, RemoteStreamFunction
 from .mapping import MapResult
-from .options import CallOptions, NotAvailableError, checked, route
+from .options import CallOptions, NotAvailableError, checked, refuse_later_ones, route
 from .stub import checker_of, rule_of, yields
 
 __all__ = ["CallOptions", "MapResult", "RemoteFunction", "RemoteStreamFunction", "remote"]
@@ -88,6 +88,10 @@ def remote(fn: Callable[P, R], /, **o: Unpack[CallOptions]) -> RemoteFunction[P,
 @overload
 def remote(node: str, function: str, /, **o: Unpack[CallOptions]) -> RemoteFunction[..., Any]: ...
 @overload
+def remote(
+    node: str, function: str, /, *, stream: Literal[True], **o: Unpack[CallOptions]
+) -> RemoteStreamFunction[..., Any]: ...
+@overload
 def remote(*, stream: Literal[True], **o: Unpack[CallOptions]) -> DecorateStream: ...
 @overload
 def remote(**o: Unpack[CallOptions]) -> Decorate: ...
@@ -108,6 +112,7 @@ def remote(*args: Any, stream: bool = False, **options: Any) -> Any:
         NotAvailableError: The function has a body that would have to be shipped, or is a class.
     """
     given = checked(options)
+    refuse_later_ones(given)
     if not args:
         return lambda fn: _declare(fn, given, stream)
     if len(args) == 2 and all(isinstance(one, str) for one in args):

@@ -124,6 +124,7 @@ class AsCompleted(Iterator[Future[T]], AsyncIterator[Future[T]], Generic[T]):
         return cast("Future[T]", self._watch.done.popleft())
 
     def _late(self) -> TimeoutError:
+        self._watch.forget()
         left = len(self._known) - self._given
         return TimeoutError(f"{left} (of {len(self._known)}) futures have no outcome yet")
 

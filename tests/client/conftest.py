@@ -6,10 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from easyremote.client import client as client_module
 from easyremote.client.client import Client
 from easyremote.client.default import defaults
 
 from .scripted import ScriptedGateway, scripted
+
+
+@pytest.fixture(autouse=True)
+def short_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests end with calls that nobody accepts; closing a client need not wait for that."""
+    monkeypatch.setattr(client_module, "FLUSH_S", 0.05)
 
 
 @pytest.fixture

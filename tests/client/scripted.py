@@ -168,9 +168,7 @@ class _Peer(LinkHandler):
     def __init__(self, gateway: ScriptedGateway, stream: MemoryStream) -> None:
         self.gateway = gateway
         self.memory = stream
-        self.link = Link(
-            stream, self, dialer=False, outbox=Outbox(), settings=gateway.settings
-        )
+        self.link = Link(stream, self, dialer=False, outbox=Outbox(), settings=gateway.settings)
 
     def on_hello(self, link: Link, event: HelloReceived) -> None:
         self.gateway.hellos.append(event)

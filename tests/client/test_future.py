@@ -28,8 +28,8 @@ from easyremote.client.future import (
     Input,
     fail_in_child,
 )
-from easyremote.client.waiting import crossing_to
 from easyremote.client.info import Usage, Whereabouts
+from easyremote.client.waiting import crossing_to
 from easyremote.seam import current_lender
 
 from .scripted import WAIT_S, ScriptedGateway
@@ -226,7 +226,7 @@ def test_many_waits_of_one_loop_cross_over_once() -> None:
             crossings += 1
             return cross(*args, **kwargs)
 
-        loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
+        loop.call_soon_threadsafe = counted  # type: ignore[method-assign, assignment]
         futures = [Future[int]() for _ in range(100)]
         tasks = [asyncio.ensure_future(future) for future in futures]
         await asyncio.sleep(0)
@@ -377,7 +377,12 @@ def test_a_wait_inside_a_worker_lends_its_slot() -> None:
     token = current_lender.set(Lender())
     try:
         future: Future[int] = Future()
-        later(lambda: events.append("settled") or future.set_result(1))  # type: ignore[func-returns-value]
+
+        def settle() -> None:
+            events.append("settled")
+            future.set_result(1)
+
+        later(settle)
         assert future.result(WAIT_S) == 1
         assert future.result() == 1
     finally:

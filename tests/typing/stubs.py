@@ -59,6 +59,7 @@ def unannotated(a, b=2):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
 
 
 by_name = remote("gpu-01", "train")
+stream_by_name = remote("camera", "frames", stream=True)
 
 
 def what_calls_return() -> None:
@@ -94,6 +95,7 @@ def what_streams_are() -> None:
     assert_type(frames(3), RemoteStream[bytes])
     for frame in frames(3):
         assert_type(frame, bytes)
+    assert_type(stream_by_name(3), RemoteStream[Any])
     assert_type(frames.options(timeout=2.0)(3), RemoteStream[bytes])
 
 
