@@ -23,9 +23,9 @@ import trio
 
 from ..errors import EasyRemoteError
 from ..facts import FunctionInfo, NodeInfo, ScoreWeights, TLSConfig
-from ..garbage import collect_less_often
 from ..log import Log, configure
 from ..rerun import inert
+from ..tuning import tune_for_relaying
 from . import describe
 from .core import Gateway
 from .limits import GatewayLimits
@@ -108,7 +108,7 @@ class Server:
         self._refuse_second()
         configure()
         running = self._running = Running(self._options(), self._listening)
-        collect_less_often()
+        tune_for_relaying()
         try:
             trio.run(running.main, True)
         finally:

@@ -9,7 +9,7 @@ import sys
 import trio
 
 from .. import log
-from ..garbage import collect_less_often
+from ..tuning import tune_for_relaying
 from .agent import Agent
 from .agent_config import AgentConfig
 from .process import Stranger
@@ -31,7 +31,7 @@ def main() -> int:
         return EXIT_USAGE
     log.configure()
     config = AgentConfig.decode(sys.stdin.buffer.read())
-    collect_less_often()
+    tune_for_relaying()
     return trio.run(_beside_script, config)
 
 
@@ -61,7 +61,7 @@ def run_agent_of_script(plan: RerunPlan) -> int:
     Returns:
         The exit code for this process.
     """
-    collect_less_often()
+    tune_for_relaying()
     return trio.run(_above_script, plan)
 
 
