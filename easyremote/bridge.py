@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
 from concurrent.futures import Future as PlainFuture
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -62,6 +63,7 @@ class IoThread:
             await self._stop.wait()
             self._drain()
             nursery.cancel_scope.cancel()
+        self._nursery = None
 
     @property
     def alive(self) -> bool:
@@ -103,8 +105,8 @@ class IoThread:
         self.post(lambda: self._spawn(async_fn, args))
 
     def _spawn(self, async_fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
-        assert self._nursery is not None
-        self._nursery.start_soon(async_fn, *args)
+        if self._nursery is not None:  # Else the thread is ending: `run` notices.
+            self._nursery.start_soon(async_fn, *args)
 
     def run(self, async_fn: Callable[[*Ts], Awaitable[R]], *args: *Ts) -> R:
         """Run a task there and wait for what it returns or raises. Not on the thread itself."""
@@ -124,11 +126,16 @@ class IoThread:
         while True:
             try:
                 return outcome.result(timeout=1.0)
+            except CancelledError:
+                raise self._stopped() from None
             except TimeoutError:
                 if outcome.done():
                     raise
                 if not self.alive:
-                    raise NotConnectedError(f"the thread {self._name} has been stopped") from None
+                    raise self._stopped() from None
+
+    def _stopped(self) -> NotConnectedError:
+        return NotConnectedError(f"the thread {self._name} has been stopped; connect again")
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """End every task and the thread."""

@@ -305,7 +305,7 @@ def loss_of_link(
     """
     if error is not None:
         if error.code is ErrorCode.STALLED:
-            return LinkLostError(f"{peer} has been silent for too long")
+            return LinkLostError(f"{peer} {error.reason}")
         return from_wire(error.code, f"{peer}: {error.reason}")
     if goodbye is not None:
         code, reason = goodbye

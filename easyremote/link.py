@@ -3,8 +3,8 @@
 Theory. A link is one authenticated connection to a peer. Its reader receives a batch, takes every
 whole frame out of it and tells the handlers *synchronously*: no task, channel or cancel scope
 exists per message. What they say in return is collected, over all links of the thread, and sent
-once at the end of the batch. A writer task runs only while a socket is full; a timer task sleeps
-until the connection's next timeout.
+once at the end of the batch (`writer`). A writer task runs only while a socket is full; a timer
+task sleeps until the next timeout.
 
 Rules of this file. 1) Handlers never block, await or raise. 2) Whoever causes something to be
 sent marks the link in its `Outbox`; a flush is never forgotten, for marking outside a batch
@@ -34,8 +34,8 @@ from .wire.connection import Connection
 from .wire.errors import CodecError, ErrorCode, RemoteProtocolError
 from .wire.message import Message, kind_of
 from .wire.message import encode as encode_message
-from .wire.outgoing import Chunk
 from .wire.settings import Settings
+from .writer import Writer
 
 __all__ = ["Link", "LinkHandler", "Outbox", "Stream", "StreamHandler"]
 
@@ -50,9 +50,6 @@ FLUSH_EVERY_BYTES = 256 * 1024
 GOODBYE_S = 0.5
 """Time that the last frames of a link have to leave."""
 
-WRITE_BUDGET_BYTES = 1024 * 1024
-"""Bytes that one flush sends before the writer task takes over."""
-
 
 class Link:
     """One connection to a peer. See the module.
@@ -61,6 +58,7 @@ class Link:
         peer: Name of the other end, for logs.
         ready: The handshake is done and the link is not over.
         goodbye: The peer said goodbye (code, reason) before the end, if it did.
+        writer: Sends.
     """
 
     def __init__(
@@ -74,13 +72,11 @@ class Link:
         self.connection = Connection(dialer=dialer, now=trio.current_time(), settings=settings)
         self.marked = False
         self.goodbye: tuple[int, str] | None = None
+        self.writer = Writer(stream, self.connection)
         self._streams: dict[int, Stream] = {}
-        self._chunk: Chunk = []
         self._broken: str | None = None
         self._closed_here = False
         self._ended = trio.Event()
-        self._writable = trio.Event()
-        self._full = False
         self._timer = trio.Event()
         self._timer_at = 0.0
         self._over = False
@@ -166,6 +162,10 @@ class Link:
         if when is None or when < self._timer_at:
             self._timer.set()
 
+    def _next_timeout(self) -> float:
+        when, writer = self.connection.next_timeout(), self.writer.next_timeout()
+        return min(math.inf if when is None else when, math.inf if writer is None else writer)
+
     def forget(self, stream_id: int) -> None:
         """A stream is over."""
         self._streams.pop(stream_id, None)
@@ -189,10 +189,7 @@ class Link:
                     await self._write_rest()
                 nursery.cancel_scope.cancel()
         finally:
-            if not self._over:
-                self.connection.close()
-                self.flush()
-                self._dispatch()
+            self.close()
             with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
                 await self.stream.aclose()
 
@@ -245,8 +242,21 @@ class Link:
     def _broke(self, broken: StreamBroken) -> None:
         """The byte stream is gone."""
         self._broken = str(broken)
+        self.writer.forget()
         self.connection.receive_eof(trio.current_time())
         self._dispatch()
+
+    def _broke_sending(self, broken: StreamBroken) -> None:
+        """Nobody takes our bytes: what the peer said before may tell why, so hear it first."""
+        self._broken = str(broken)
+        self.writer.forget()
+        self.outbox.begin()
+        try:
+            while not self._over and not self._receive_batch():
+                pass
+            self._broke(broken)
+        finally:
+            self.outbox.end()
 
     def _dispatch(self) -> None:
         """Tell the handlers what happened, one event after the other."""
@@ -342,69 +352,54 @@ class Link:
 
     def flush(self) -> None:
         """Send what there is, until there is nothing, the stream is full or the budget spent."""
-        if self._full or self._broken is not None:
+        writer = self.writer
+        if self._broken is not None:
             return
-        connection = self.connection
-        budget = WRITE_BUDGET_BYTES
-        while budget > 0:
-            if not self._chunk:
-                self._chunk = connection.data_to_send()
-                if not self._chunk:
-                    break
-            sent = self._send_chunk()
-            if sent < 0:
-                break
-            budget -= sent
-        else:
-            self._full = True
-            self._writable.set()
-        for stream_id, size_bytes in connection.take_drained():
+        if writer.full:
+            if self.connection.out.pending_bytes > self.connection.settings.out_pending_bytes_max:
+                self._check_peer()
+            return
+        try:
+            writer.send()
+        except StreamBroken as broken:
+            self._broke_sending(broken)
+            return
+        if writer.full_since is not None and self._next_timeout() < self._timer_at:
+            self._timer.set()
+        for stream_id, size_bytes in self.connection.take_drained():
             if (stream := self._streams.get(stream_id)) is not None:
                 stream.handler.on_drained(stream, size_bytes)
         self._forget_over()
 
-    def _send_chunk(self) -> int:
-        """Send the current chunk; its size, or -1 if the stream is full or broken."""
-        chunk, total = self._chunk, 0
-        try:
-            while chunk:
-                buffer = chunk[0]
-                sent = self.stream.try_send(memoryview(buffer))
-                if sent is None:
-                    self._full = True
-                    self._writable.set()
-                    return -1
-                total += sent
-                if sent == len(buffer):
-                    del chunk[0]
-                else:
-                    chunk[0] = memoryview(buffer)[sent:]
-        except StreamBroken as broken:
-            chunk.clear()
-            self._broke(broken)
-            return -1
-        return total
+    def _check_peer(self) -> None:
+        """Part with a peer that does not take its bytes."""
+        error = self.writer.overdue(trio.current_time())
+        if error is not None:
+            self.connection.fail(error)
+            self._dispatch()
 
     async def _write_loop(self) -> None:
         while True:
-            await self._writable.wait()
-            self._writable = trio.Event()
-            while self._full:
+            await self.writer.wait_full()
+            while self.writer.full:
                 await self._wait(self.stream.wait_sendable)
-                self._full = False
-                self.outbox.begin()
-                try:
-                    self.flush()
-                finally:
-                    self.outbox.end()
+                self._send_again()
+
+    def _send_again(self) -> None:
+        """The stream may have room."""
+        self.writer.full = False
+        self.outbox.begin()
+        try:
+            self.flush()
+        finally:
+            self.outbox.end()
 
     async def _write_rest(self) -> None:
         """Give the goodbye a chance."""
-        while (self._full or self.connection.wants_write or self._chunk) and self._broken is None:
-            if self._full:
+        while self.writer.pending and self._broken is None:
+            if self.writer.full:
                 await self._wait(self.stream.wait_sendable)
-                self._full = False
-            self.flush()
+            self._send_again()
             await trio.lowlevel.checkpoint()
 
     # ---- time ------------------------------------------------------------------------------
@@ -412,18 +407,21 @@ class Link:
     async def _timer_loop(self) -> None:
         connection = self.connection
         while not self._over:
-            when = connection.next_timeout()
-            self._timer_at = math.inf if when is None else when
+            self._timer_at = self._next_timeout()
             with trio.move_on_at(self._timer_at):
                 await self._timer.wait()
             if self._timer.is_set():
                 self._timer = trio.Event()
                 continue
             now = trio.current_time()
-            if now >= connection.heard_at + connection.settings.lease_s:
-                self._receive_batch()  # We may have been the one that slept.
             self.outbox.begin()
             try:
+                # We may have been the one that slept: look again before somebody is blamed.
+                if now >= connection.heard_at + connection.settings.lease_s:
+                    self._receive_batch()
+                if self.writer.overdue(now) is not None:
+                    self._send_again()
+                    self._check_peer()
                 connection.handle_timeout(now)
                 self._dispatch()
                 self.outbox.mark(self)

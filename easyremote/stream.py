@@ -121,5 +121,5 @@ class Stream:
     def release(self) -> None:
         """The work of this stream, which the peer opened, is gone. Exactly once per stream."""
         link = self.link
-        link.connection.release()
+        link.connection.release(self.stream_id)
         link.outbox.mark(link)

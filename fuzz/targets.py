@@ -123,7 +123,7 @@ def operations(data: bytes) -> None:
             elif what == 6:
                 b.send(target, ms.Kind.RESULT, b"\x80", end=bool(value & 1))
             elif what == 7:
-                b.release()
+                b.release(target)
             elif what == 8:
                 now += value / 100.0
                 a.handle_timeout(now)

@@ -37,14 +37,14 @@ class Incoming(NamedTuple):
     size_bytes: int
 
 
-def begin(connection: Connection, length: int, flags: int, stream_id: int) -> None:
+def begin(connection: Connection, length: int, flags: int, kind: int, stream_id: int) -> None:
     """Check the DATA frame at the front of the buffer and direct its payload.
 
     Raises:
         RemoteProtocolError: The frame breaks a rule.
     """
     settings = connection.settings
-    if not connection.ready or flags & ~FLAGS_ALLOWED[FrameType.DATA]:
+    if not connection.ready or kind or flags & ~FLAGS_ALLOWED[FrameType.DATA]:
         raise RemoteProtocolError(ErrorCode.PROTOCOL, "a DATA frame is not allowed here")
     if length > settings.frame_data_bytes_max:
         raise RemoteProtocolError(ErrorCode.FRAME_TOO_LARGE, f"a DATA frame of {length} bytes")

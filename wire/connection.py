@@ -5,9 +5,7 @@ Theory. A `Connection` is driven by its owner and never acts by itself. The owne
 (`next_event`) until there are none: one event at a time, so that it can name the destination of
 raw segments before their bytes are looked at. What must be sent is pulled in chunks
 (`data_to_send`). Time is an argument of every call to which it matters.
-
-        HELLO sent / received            WELCOME sent / received          GOAWAY, error, end
-    NEW ----------------------> GREETING ----------------------> READY ----------------------> OVER
+What concerns the connection as a whole, its handshake, its clock and its end, is in `life`.
 
 Rules of this file. 1) No I/O, no clock, no randomness. 2) A broken rule of the peer ends the
 connection with a GOAWAY that says which; a broken rule of ours raises `LocalProtocolError` and
@@ -18,47 +16,34 @@ Source. wire/README.md is the specification; the shape is that of h11 and quinn-
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from . import bulk, granting, greeting
 from . import event as ev
-from . import frame as fr
-from .buffer import ReceiveBuffer
-from .credit import Budget, Inflow, Outflow, StreamCredit
+from .credit import Inflow, StreamCredit
 from .dispatch import parse
 from .errors import CodecError, ErrorCode, LocalProtocolError, ProtocolError, RemoteProtocolError
 from .frame import END, LAST, MORE, FrameType, pack
 from .greeting import Phase
-from .notices import Notices
-from .outgoing import Chunk, Outgoing
+from .life import Life
+from .outgoing import Chunk
 from .settings import Settings
 from .stream import StreamInput, StreamRecord, StreamState
 
+__all__ = ["Connection", "Phase"]
 
-class Connection:
+
+class Connection(Life):
     """One peer. See the module for how it is driven.
 
     Attributes:
-        phase: How far the connection has come.
-        ready: Whether streams may be opened: `phase` is READY.
-        version: The version that both sides speak, 0 before the handshake.
-        rtt_s: Round trip of the last answered ping, None before the first.
-        streams: Streams that are not over, by id.
         inflow: Credit that we granted over all streams.
         streams_in: Stream credit that we granted to the peer.
         streams_out: Streams that we may open in all, as the peer granted.
     """
 
     def __init__(self, *, dialer: bool, now: float, settings: Settings | None = None) -> None:
-        self.settings = settings or Settings()
-        self.dialer = dialer
-        self.phase = Phase.NEW
-        self.ready = False
-        self.version = 0
-        self.rtt_s: float | None = None
-        self.streams: dict[int, StreamRecord] = {}
+        super().__init__(dialer=dialer, now=now, settings=settings)
         self.inflow = Inflow(
             self.settings.window_connection_bytes, self.settings.window_connection_bytes_max, now
         )
@@ -69,19 +54,8 @@ class Connection:
         self.opened = 0
         self.peer_stream_id = 0
         self.peer_window_stream = 0
-        self.budget = Budget(self.settings.abuse_burst, self.settings.abuse_refill_per_s, now)
         self.given_up: dict[int, None] = {}
-        self.out = Outgoing(self.settings, Outflow(0))
-        self.notices = Notices()
-        self.events: deque[ev.Event] = deque()
         self.over: list[int] = []
-        self.buffer = ReceiveBuffer()
-        self.preamble_seen = False
-        self.now = now
-        self.started_at = now
-        self.heard_at = now
-        self.ping_at = now
-        self.ping_sent_at: float | None = None
         self.next_stream_id = 1 if dialer else 2
         self.bulk: bulk.Incoming | None = None
 
@@ -168,94 +142,6 @@ class Connection:
         """Whether `data_to_send` may have something."""
         return bool(self.out.express or self.out.round or self.notices.cancels)
 
-    # ---- time ---------------------------------------------------------------------------
-
-    def next_timeout(self) -> float | None:
-        """Return when `handle_timeout` must be called next, on the owner's clock."""
-        if self.phase is Phase.OVER:
-            return None
-        if self.phase is not Phase.READY:
-            return self.started_at + self.settings.handshake_timeout_s
-        when = min(self.ping_at, self.heard_at + self.settings.lease_s)
-        return when if self.notices.due_at is None else min(when, self.notices.due_at)
-
-    def handle_timeout(self, now: float) -> None:
-        """Do what is due: notices, a ping, the end of a silent peer (as the next event)."""
-        self.now = now
-        if self.phase is Phase.OVER:
-            return
-        if self.phase is not Phase.READY:
-            if now >= self.started_at + self.settings.handshake_timeout_s:
-                self.fail(ProtocolError(ErrorCode.HANDSHAKE_TIMEOUT, "the handshake took too long"))
-            return
-        self.notices.write_due(self.out, now)
-        if now >= self.heard_at + self.settings.lease_s:
-            self.fail(ProtocolError(ErrorCode.STALLED, "the peer has been silent for too long"))
-        elif now >= self.ping_at:
-            self.ping_at = now + self.settings.ping_every_s
-            if self.ping_sent_at is None:  # One at a time: a slow path may not be flooded.
-                self.ping_sent_at = now
-                self.out.control(pack(FrameType.PING, 0, 0, 0, b""))
-
-    # ---- the handshake ------------------------------------------------------------------
-
-    def hello(self, role: str, credential: dict[str, Any], info: dict[str, Any]) -> None:
-        """Introduce ourselves (dialer only); the peer answers with WELCOME or GOAWAY."""
-        self._require(self.dialer and self.phase is Phase.NEW, "HELLO is said once, by the dialer")
-        self.phase = Phase.GREETING
-        self.out.control(fr.PREAMBLE + greeting.hello_frame(self, role, credential, info))
-
-    def welcome(self, info: dict[str, Any]) -> None:
-        """Take the peer in, after its HELLO; streams may be opened."""
-        self._require(
-            not self.dialer and self.phase is Phase.GREETING, "WELCOME answers a HELLO, once"
-        )
-        self.out.control(fr.PREAMBLE + greeting.welcome_frame(self, info))
-        self._become_ready()
-
-    def greeted(self, version: int) -> None:
-        """Take the peer's HELLO or WELCOME (called for its frame)."""
-        if self.phase is not (Phase.GREETING if self.dialer else Phase.NEW):
-            raise RemoteProtocolError(ErrorCode.PROTOCOL, "HELLO and WELCOME are said once")
-        self.version = version
-        self.phase = Phase.GREETING
-        if self.dialer:
-            self._become_ready()
-
-    def _become_ready(self) -> None:
-        self.phase = Phase.READY
-        self.ready = True
-        self.ping_at = self.now
-
-    def close(self, code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:
-        """Say goodbye and why; nothing that comes afterwards is looked at."""
-        if self.phase is Phase.OVER:
-            return
-        lead = b"" if self.dialer or self.phase is Phase.READY else fr.PREAMBLE
-        if self.phase is not Phase.NEW or not self.dialer:
-            self.out.control(lead + greeting.goaway_frame(code, reason))
-        self.end()
-
-    def fail(self, error: ProtocolError) -> None:
-        """End the connection because of `error`, and tell the peer."""
-        if self.phase is Phase.OVER:
-            return
-        self.close(error.code, error.reason)
-        self.events[-1] = ev.ConnectionLost(error)
-
-    def end(self, error: ProtocolError | None = None) -> None:
-        """Nothing more is sent or looked at; the loss is the last event."""
-        self.phase = Phase.OVER
-        self.ready = False
-        self.buffer.forget()
-        self.out.round.clear()
-        self.events.append(ev.ConnectionLost(error))
-
-    def drain(self, reason: str) -> None:
-        """Say that we take no new streams; running ones go on."""
-        self._require(self.ready, "the connection is not ready")
-        self.out.control(greeting.drain_frame(reason))
-
     # ---- streams ------------------------------------------------------------------------
 
     @property
@@ -293,7 +179,8 @@ class Connection:
         """Say a message on an open stream; arguments as for `open`."""
         record = self.streams.get(stream_id)
         if record is None:
-            raise LocalProtocolError(ErrorCode.STREAM_STATE, f"stream {stream_id} is not open")
+            self._not_open(stream_id)
+            return
         self._check_payload(payload)
         if end:
             self.notices.forget(stream_id)
@@ -308,7 +195,7 @@ class Connection:
         flags = MORE if bulky else END if end else 0
         frame = pack(type_, flags, kind, record.stream_id, payload)
         if type_ == FrameType.OPEN:
-            self.out.control(frame)
+            self.out.opening(frame)
         else:
             self.out.message(record, frame)
         if buffers:
@@ -320,7 +207,8 @@ class Connection:
         """Send a DATA frame that another connection received, in the memory it came in."""
         record = self.streams.get(stream_id)
         if record is None:
-            raise LocalProtocolError(ErrorCode.STREAM_STATE, f"stream {stream_id} is not open")
+            self._not_open(stream_id)
+            return
         self.step_local(record, StreamInput.SEND_END if end else StreamInput.SEND)
         if end:
             self.notices.forget(stream_id)
@@ -330,10 +218,10 @@ class Connection:
     def fill(self, stream_id: int, buffers: Sequence[memoryview]) -> None:
         """Name the destinations of the segments of the message just received on a stream."""
         record = self.streams.get(stream_id)
-        self._require(
-            record is not None and record.more and record.targets is None, "no segments are due"
-        )
-        assert record is not None
+        if record is None:
+            self._not_open(stream_id)
+            return
+        self._require(record.more and record.targets is None, "no segments are due")
         record.targets = list(buffers)
         record.target_index = record.target_offset = 0
 
@@ -382,6 +270,8 @@ class Connection:
         record.step(StreamInput.SEND_RESET)
         self._remember(stream_id)
         self.out.control(greeting.reset_frame(stream_id, code, reason))
+        if record.released:
+            self._return_stream_credit()
 
     def _remember(self, stream_id: int) -> None:
         self.given_up[stream_id] = None
@@ -390,22 +280,37 @@ class Connection:
 
     def accept(self, stream_id: int) -> None:
         """Tell the opener, soon and in one frame for many, that we are responsible."""
-        if stream_id in self.streams:
+        record = self.streams.get(stream_id)
+        if record is not None:
+            record.accepted = True
             self.notices.accept(stream_id, self.now)
 
     def started(self, stream_id: int) -> None:
         """Tell the opener, soon and in one frame for many, that user code has started."""
-        if stream_id in self.streams:
+        record = self.streams.get(stream_id)
+        if record is not None:
+            record.accepted = True
             self.notices.start(stream_id, self.now)
 
     def cancel(self, stream_id: int, strength: int = 0, grace_ms: int = 5000) -> None:
         """Ask the peer to stop the work of a stream that we opened; its outcome still comes."""
         if stream_id in self.streams:
-            self.notices.cancels.append((stream_id, strength, grace_ms))
+            self.notices.cancel(stream_id, strength, grace_ms)
 
-    def release(self) -> None:
-        """The work of a stream that the peer opened is gone: its stream credit returns."""
-        if self.streams_in.release() and self.phase is Phase.READY:
+    def release(self, stream_id: int) -> None:
+        """The work of a stream that the peer opened is gone: its stream credit returns.
+
+        It does so as soon as the stream is over, too: a peer that neither ends its side nor takes
+        our last words must not be given another stream for it.
+        """
+        record = self.streams.get(stream_id)
+        if record is None:
+            self._return_stream_credit()
+        else:
+            record.released = True
+
+    def _return_stream_credit(self) -> None:
+        if self.streams_in.release():
             self.out.control(greeting.streams_frame(self.streams_in.granted))
 
     # ---- shared with dispatch.py ----------------------------------------------------------
@@ -429,6 +334,8 @@ class Connection:
         if record.state is StreamState.CLOSED and not record.queue:
             self.streams.pop(record.stream_id, None)
             self.over.append(record.stream_id)
+            if record.released:
+                self._return_stream_credit()
 
     def take_over(self) -> list[int]:
         """Return the ids of the streams that ended since the last call."""
@@ -437,13 +344,14 @@ class Connection:
             self.over = []
         return over
 
+    def _not_open(self, stream_id: int) -> None:
+        """Our own code spoke on a stream that is not there: a bug, unless all of them are gone."""
+        if self.phase is not Phase.OVER:
+            raise LocalProtocolError(ErrorCode.STREAM_STATE, f"stream {stream_id} is not open")
+
     def _check_payload(self, payload: bytes) -> None:
         limit = self.settings.frame_control_bytes_max
         if len(payload) > limit:
             raise LocalProtocolError(
                 ErrorCode.FRAME_TOO_LARGE, f"a message of {len(payload)} bytes, {limit} at most"
             )
-
-    def _require(self, condition: bool, sentence: str) -> None:
-        if not condition:
-            raise LocalProtocolError(ErrorCode.STREAM_STATE, sentence)

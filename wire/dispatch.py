@@ -16,7 +16,8 @@ from .credit import TOTAL_MAX
 from .errors import CodecError, ErrorCode, RemoteProtocolError
 from .frame import END, FLAGS_ALLOWED, MORE, PREAMBLE, STREAM_ID_MAX, FrameType, pack
 from .granting import credit, credit_connection, inflow_of
-from .misconduct import charge, late
+from .misconduct import charge, late, once_was
+from .notices import STRENGTH_MAX
 from .stream import StreamInput, StreamRecord, StreamState
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def parse(connection: Connection) -> bool:
         return False
     length, type_, flags, kind, stream_id = head
     if type_ == FrameType.DATA:
-        bulk.begin(connection, length, flags, stream_id)
+        bulk.begin(connection, length, flags, kind, stream_id)
         return True
     settings = connection.settings
     limit = settings.frame_control_bytes_max if connection.ready else settings.hello_bytes_max
@@ -108,10 +109,9 @@ def _on_open(connection: Connection, flags: int, kind: int, stream_id: int, payl
         if connection.peer_stream_id
         else (1 if not connection.dialer else 2)
     )
-    if stream_id != expected or stream_id > STREAM_ID_MAX:
-        raise RemoteProtocolError(
-            ErrorCode.STREAM_STATE, f"stream {stream_id} was opened, {expected} was due"
-        )
+    if stream_id != expected:
+        code = ErrorCode.STREAM_STATE if stream_id else ErrorCode.PROTOCOL
+        raise RemoteProtocolError(code, f"stream {stream_id} was opened, {expected} was due")
     if not connection.streams_in.open():
         raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more streams than were granted")
     connection.peer_stream_id = stream_id
@@ -183,6 +183,7 @@ def _on_goaway(connection: Connection, stream_id: int, payload: bytes) -> None:
 def _on_drain(connection: Connection, stream_id: int, payload: bytes) -> None:
     del stream_id
     (reason,) = greeting.checked(payload, str)[:1]
+    charge(connection, 1.0)
     connection.events.append(ev.DrainReceived(reason))
 
 
@@ -220,7 +221,7 @@ def _on_credit(connection: Connection, stream_id: int, payload: bytes) -> None:
     else:
         record = connection.streams.get(stream_id)
         if record is None:
-            late(connection, stream_id)
+            once_was(connection, stream_id)
             return
         if not record.granted <= total <= TOTAL_MAX:
             raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "byte credit was taken back")
@@ -235,7 +236,8 @@ def _on_reset(connection: Connection, stream_id: int, payload: bytes) -> None:
     if record is None:
         late(connection, stream_id)
         return
-    charge(connection, 1.0)
+    if not record.accepted and not _is_ours(connection, stream_id):
+        charge(connection, 1.0)
     if record.state is not StreamState.CLOSED:  # Else our END still waits here, unseen.
         connection.step(record, StreamInput.RECEIVE_RESET)
     connection.out.drop(record)
@@ -244,41 +246,52 @@ def _on_reset(connection: Connection, stream_id: int, payload: bytes) -> None:
     connection.events.append(ev.StreamReset(stream_id, code, reason))
 
 
+def _is_ours(connection: Connection, stream_id: int) -> bool:
+    """Whether a stream is one of those that we open."""
+    return stream_id % 2 == connection.next_stream_id % 2
+
+
 def _ids(connection: Connection, payload: bytes) -> list[int]:
+    """Return which streams of ours a notice speaks of."""
     ids = greeting.checked(payload)
     if not ids:
         raise RemoteProtocolError(ErrorCode.PROTOCOL, "an empty notice")
     if any(type(stream_id) is not int for stream_id in ids):
         raise CodecError("stream ids are integers")
-    return [stream_id for stream_id in ids if stream_id in connection.streams]
+    streams, parity = connection.streams, connection.next_stream_id % 2
+    return [i for i in dict.fromkeys(ids) if i % 2 == parity and i in streams]
 
 
 def _on_accept(connection: Connection, stream_id: int, payload: bytes) -> None:
     del stream_id
-    connection.events.append(ev.StreamsAccepted(_ids(connection, payload)))
+    if ids := _ids(connection, payload):
+        connection.events.append(ev.StreamsAccepted(ids))
 
 
 def _on_started(connection: Connection, stream_id: int, payload: bytes) -> None:
     del stream_id
-    connection.events.append(ev.StreamsStarted(_ids(connection, payload)))
+    if ids := _ids(connection, payload):
+        connection.events.append(ev.StreamsStarted(ids))
 
 
 def _on_cancel(connection: Connection, stream_id: int, payload: bytes) -> None:
     del stream_id
-    cancels: list[tuple[int, int, int]] = []
+    cancels: dict[int, tuple[int, int, int]] = {}
     entries = greeting.checked(payload)
     if not entries:
         raise RemoteProtocolError(ErrorCode.PROTOCOL, "an empty notice")
     for entry in entries:
-        if type(entry) is not list or len(entry) != 3:
+        if type(entry) is not list or len(entry) < 3:
             raise CodecError("a cancel is [stream id, strength, grace]")
-        target, strength, grace_ms = entry
-        if not type(target) is type(strength) is type(grace_ms) is int or grace_ms < 0:
+        target, strength, grace_ms = entry[:3]
+        if not type(target) is type(strength) is type(grace_ms) is int:
             raise CodecError("a cancel is three integers")
-        if target in connection.streams:
-            cancels.append((target, strength, grace_ms))
+        if not 0 <= strength <= STRENGTH_MAX or grace_ms < 0:
+            raise CodecError("a cancel with a strength or a grace that does not exist")
+        if target in connection.streams and not _is_ours(connection, target):
+            cancels[target] = max(cancels.get(target, (0, -1, 0)), (target, strength, grace_ms))
     if cancels:
-        connection.events.append(ev.CancelReceived(cancels))
+        connection.events.append(ev.CancelReceived(list(cancels.values())))
 
 
 _Handler = Callable[["Connection", int, bytes], None]

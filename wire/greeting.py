@@ -5,7 +5,7 @@ Either may be answered by GOAWAY. The version is the newest that both speak: HEL
 of the dialer, WELCOME the choice.
 
 Rules of this file. 1) A payload is a list whose length and types are checked before use; longer
-lists of a newer peer are cut. 2) Reasons are cut to `REASON_MAX` characters.
+lists of a newer peer are cut. 2) Reasons are cut, never refused.
 
 Source. wire/README.md, "Handshake" and "Frames".
 """
@@ -19,7 +19,7 @@ from . import cbor
 from .credit import TOTAL_MAX
 from .errors import CodecError, ErrorCode, RemoteProtocolError
 from .frame import FrameType, pack
-from .settings import VERSION, VERSION_MIN
+from .settings import VERSION, VERSION_MIN, Settings
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -34,7 +34,7 @@ class Phase(IntEnum):
     OVER = 3
 
 
-REASON_MAX = 4096
+REASON_BYTES_MAX = 4096
 ROLES = frozenset({"client", "node", "worker"})
 
 
@@ -54,10 +54,9 @@ def checked(payload: bytes, *types: Any) -> list[Any]:
 
 
 def hello_frame(
-    connection: Connection, role: str, credential: dict[str, Any], info: dict[str, Any]
+    settings: Settings, role: str, credential: dict[str, Any], info: dict[str, Any]
 ) -> bytes:
     """Return HELLO: [oldest, newest, role, credential, info, credit, stream credit, streams]."""
-    settings = connection.settings
     fields = [
         VERSION_MIN,
         VERSION,
@@ -88,11 +87,10 @@ def read_hello(connection: Connection, payload: bytes) -> tuple[int, str, Any, A
     return version, role, credential, info
 
 
-def welcome_frame(connection: Connection, info: dict[str, Any]) -> bytes:
+def welcome_frame(settings: Settings, version: int, info: dict[str, Any]) -> bytes:
     """Return WELCOME: [version, info, credit, stream credit, streams]."""
-    settings = connection.settings
     fields = [
-        connection.version,
+        version,
         info,
         settings.window_connection_bytes,
         settings.window_stream_bytes,
@@ -125,19 +123,25 @@ def _take_grants(connection: Connection, total: int, per_stream: int, streams: i
     connection.streams_out = streams
 
 
+def cut(reason: str) -> str:
+    """Return a reason as it may be said: short, and without what UTF-8 cannot express."""
+    said = reason.encode("utf-8", "replace")[:REASON_BYTES_MAX]
+    return said.decode("utf-8", "ignore")
+
+
 def goaway_frame(code: ErrorCode, reason: str) -> bytes:
     """Return GOAWAY: [code, reason]."""
-    return pack(FrameType.GOAWAY, 0, 0, 0, cbor.encode_frame([int(code), reason[:REASON_MAX]]))
+    return pack(FrameType.GOAWAY, 0, 0, 0, cbor.encode_frame([int(code), cut(reason)]))
 
 
 def drain_frame(reason: str) -> bytes:
     """Return DRAIN: [reason]."""
-    return pack(FrameType.DRAIN, 0, 0, 0, cbor.encode_frame([reason[:REASON_MAX]]))
+    return pack(FrameType.DRAIN, 0, 0, 0, cbor.encode_frame([cut(reason)]))
 
 
 def reset_frame(stream_id: int, code: ErrorCode, reason: str) -> bytes:
     """Return RESET: [code, reason]."""
-    payload = cbor.encode_frame([int(code), reason[:REASON_MAX]])
+    payload = cbor.encode_frame([int(code), cut(reason)])
     return pack(FrameType.RESET, 0, 0, stream_id, payload)
 
 

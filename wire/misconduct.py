@@ -4,8 +4,10 @@ Theory. Some frames are legal and still cost us: pings, resets, frames that cros
 Each draws on the peer's abuse budget, whichever side sent the reset, so that neither Rapid Reset
 (CVE-2023-44487) nor MadeYouReset (CVE-2025-8671) is cheaper for the peer than for us.
 
-Rules of this file. 1) A frame for a stream that we gave up is free: the peer could not know.
-2) A frame for a stream that never was is no mischief but a broken rule.
+Rules of this file. 1) What an honest peer may do is free: a frame for a stream that we gave up,
+or credit for one that ended, may have crossed our news; a reset of what we accepted, or of what we
+opened ourselves, is paid for by stream credit. 2) A frame for a stream that never was is no
+mischief but a broken rule.
 """
 
 from __future__ import annotations
@@ -19,20 +21,30 @@ if TYPE_CHECKING:
 
 
 def late(connection: Connection, stream_id: int) -> None:
-    """A frame came for a stream that is not open.
+    """A frame came for a stream that is not open, and is not one that may come late.
 
     Raises:
         RemoteProtocolError: The stream never was, or the abuse budget is used up.
     """
-    if stream_id in connection.given_up:
-        return
+    if stream_id not in connection.given_up:
+        once_was(connection, stream_id)
+        charge(connection, 1.0)
+
+
+def once_was(connection: Connection, stream_id: int) -> None:
+    """Check that a stream that is not open was open before.
+
+    Raises:
+        RemoteProtocolError: It never was.
+    """
+    if stream_id == 0:
+        raise RemoteProtocolError(ErrorCode.PROTOCOL, "the frame is on the wrong stream")
     ours = stream_id % 2 == connection.next_stream_id % 2
     never = (
         stream_id >= connection.next_stream_id if ours else stream_id > connection.peer_stream_id
     )
-    if stream_id == 0 or never:
+    if never:
         raise RemoteProtocolError(ErrorCode.STREAM_STATE, f"stream {stream_id} never was")
-    charge(connection, 1.0)
 
 
 def charge(connection: Connection, cost: float) -> None:

@@ -17,8 +17,11 @@ from .outgoing import Outgoing
 DELAY_S = 0.005
 """How long a notice waits for company or for the outcome that makes it needless."""
 
-BATCH_MAX = 4096
-"""Most entries of one frame; 4,096 cancels of 15 bytes fit its 64 KiB."""
+BATCH_MAX = 2048
+"""Most entries of one frame; 2,048 cancels have 20 bytes at most and fit its 64 KiB."""
+
+STRENGTH_MAX = 2
+"""0 asks, 1 interrupts, 2 kills."""
 
 
 class Notices:
@@ -29,7 +32,7 @@ class Notices:
     def __init__(self) -> None:
         self.accepts: dict[int, None] = {}
         self.starts: dict[int, None] = {}
-        self.cancels: list[tuple[int, int, int]] = []
+        self.cancels: dict[int, tuple[int, int]] = {}
         self.due_at: float | None = None
 
     def accept(self, stream_id: int, now: float) -> None:
@@ -43,6 +46,12 @@ class Notices:
         self.starts[stream_id] = None
         if self.due_at is None:
             self.due_at = now + DELAY_S
+
+    def cancel(self, stream_id: int, strength: int, grace_ms: int) -> None:
+        """The work of a stream of ours shall stop; of several wishes the strongest is told."""
+        before = self.cancels.get(stream_id)
+        if before is None or before[0] <= strength:
+            self.cancels[stream_id] = (strength, grace_ms)
 
     def forget(self, stream_id: int) -> None:
         """The outcome is on its way: it says all."""
@@ -63,7 +72,10 @@ class Notices:
 
     def write_cancels(self, out: Outgoing) -> None:
         """Send the cancels that have come together."""
-        todo, self.cancels = self.cancels, []
+        if not self.cancels:
+            return
+        todo = [(stream_id, *how) for stream_id, how in self.cancels.items()]
+        self.cancels.clear()
         for begin in range(0, len(todo), BATCH_MAX):
             payload = cbor.encode_frame(todo[begin : begin + BATCH_MAX])
             out.control(pack(FrameType.CANCEL, 0, 0, 0, payload))

@@ -62,6 +62,7 @@ class Outgoing:
     Attributes:
         outflow: Credit of the whole connection.
         pending_bytes: Bytes in the express lane.
+        opening_bytes: At least those of them that open streams: our own wish, not the peer's.
         drained: (stream id, bytes) of watched streams, as they were framed.
         calm: Slices sent since the last small frame; while it is low, slices are short.
         emptied: Streams that were closed and have now sent all that they had queued.
@@ -72,6 +73,7 @@ class Outgoing:
         "drained",
         "emptied",
         "express",
+        "opening_bytes",
         "outflow",
         "pending_bytes",
         "round",
@@ -83,6 +85,7 @@ class Outgoing:
         self.outflow = outflow
         self.express: list[bytes] = []
         self.pending_bytes = 0
+        self.opening_bytes = 0
         self.round: deque[StreamRecord] = deque()
         self.drained: list[tuple[int, int]] = []
         self.emptied: list[StreamRecord] = []
@@ -92,6 +95,18 @@ class Outgoing:
         """Send a frame that needs no credit."""
         self.express.append(frame)
         self.pending_bytes += len(frame)
+
+    def opening(self, frame: bytes) -> None:
+        """Open a stream: stream credit was paid for it."""
+        self.express.append(frame)
+        size = len(frame)
+        self.pending_bytes += size
+        self.opening_bytes += size
+
+    @property
+    def caused_bytes(self) -> int:
+        """Framed bytes that are not ours but the peer's doing: answers that it does not read."""
+        return self.pending_bytes - self.opening_bytes
 
     def message(self, record: StreamRecord, frame: bytes) -> None:
         """Send a message, at once if its stream has credit and nothing queued."""
@@ -168,7 +183,7 @@ class Outgoing:
         express = self.express
         if self.pending_bytes <= JOIN_MAX or len(express) == 1:
             self.express = []
-            self.pending_bytes = 0
+            self.pending_bytes = self.opening_bytes = 0
             return b"".join(express)
         size, count = len(express[0]), 1
         while size + len(express[count]) <= JOIN_MAX:  # Ends: all together are larger.
@@ -238,3 +253,30 @@ class Outgoing:
             self.emptied.append(record)
         if record.watched:
             self.drained.append((record.stream_id, size_bytes))
+
+
+class Silent(Outgoing):
+    """What a connection that is over has to send: what it had framed, and nothing more."""
+
+    __slots__ = ()
+
+    def __init__(self, last: Outgoing) -> None:
+        super().__init__(last.settings, last.outflow)
+        self.express = last.express
+        self.pending_bytes = last.pending_bytes
+        self.drained = last.drained
+
+    def control(self, frame: bytes) -> None:
+        """Nobody listens."""
+
+    def opening(self, frame: bytes) -> None:
+        """Nobody listens."""
+
+    def message(self, record: StreamRecord, frame: bytes) -> None:
+        """Nobody listens."""
+
+    def segments(self, record: StreamRecord, buffers: Sequence[memoryview], *, end: bool) -> None:
+        """Nobody listens."""
+
+    def relay(self, record: StreamRecord, frame: memoryview, flags: int) -> None:
+        """Nobody listens."""

@@ -88,6 +88,8 @@ class StreamRecord:
         targets: Destinations of those segments, None while none were named.
         manual: Credit returns only when the owner says that bytes were consumed.
         watched: Report the bytes of this stream as they are framed.
+        accepted: We have taken responsibility for it: the peer may reset it free of charge.
+        released: Its work is gone: its stream credit returns as soon as it is over.
     """
 
     state: StreamState = StreamState.OPEN
@@ -102,6 +104,8 @@ class StreamRecord:
     target_offset: int = 0
     manual: bool = False
     watched: bool = False
+    accepted: bool = False
+    released: bool = False
 
     def __init__(self, stream_id: int, granted: int) -> None:
         self.stream_id = stream_id

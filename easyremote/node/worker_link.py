@@ -3,7 +3,7 @@
 Theory. Silence means nothing on this link. A function that holds the interpreter's lock keeps the
 io thread of its worker from answering for as long as it runs, and that must cost it nothing. The
 end of either process closes the socket, and the agent watches the process besides, so neither
-side pings and neither has a lease.
+side pings, neither has a lease, and neither must take its bytes within a deadline.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def worker_link_settings() -> Settings:
     The handshake waits for the start of a Python process on a machine that may be busy.
     """
     return Settings(
-        ping_every_s=FOREVER_S, lease_s=FOREVER_S, handshake_timeout_s=60.0,
-        abuse_burst=ABUSE_BURST, abuse_refill_per_s=ABUSE_BURST,
+        ping_every_s=FOREVER_S, lease_s=FOREVER_S, write_deadline_s=FOREVER_S,
+        handshake_timeout_s=60.0, abuse_burst=ABUSE_BURST, abuse_refill_per_s=ABUSE_BURST,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from easyremote import errors
 from easyremote.link import Link, LinkHandler, Outbox, Stream, StreamHandler
 from easyremote.transport import MemoryStream, memory_stream_pair
+from easyremote.wire import cbor, frame
 from easyremote.wire import event as ev
 from easyremote.wire import message as ms
 from easyremote.wire.connection import Connection
@@ -346,4 +347,168 @@ async def test_drain_is_told_and_cancelled_links_say_goodbye(autojump_clock: Moc
         assert world.sides[0].drained == ["restart"]
         nursery.cancel_scope.cancel()
 
-    assert [len(side.lost) for side in world.sides] == [1, 1]
+    assert world.sides[0].lost == [None]
+    assert world.sides[1].lost == [None]
+
+
+# ---- peers that do not take their bytes ----------------------------------------------------------
+
+
+async def blocked(nursery: trio.Nursery, settings: Settings | None = None) -> World:
+    """A link whose peer has said hello and now reads nothing, with more to send than fits."""
+    world = World(1000, settings)
+    nursery.start_soon(world.links[0].run)
+    world.links[0].hello("client", {}, {})
+    await welcome_by_hand(world.ends[1])
+    await world.sides[0].welcomed.wait()
+    return world
+
+
+def sign_of_life(world: World) -> None:
+    """Give a sign of life as the peer."""
+    sign = frame.pack(frame.FrameType.DRAIN, 0, 0, 0, cbor.encode_frame([""]))
+    world.ends[1].try_send(memoryview(sign))
+
+
+def drink(world: World, size_bytes: int) -> int:
+    """Read as the peer."""
+    return world.ends[1].try_receive_into(memoryview(bytearray(size_bytes))) or 0
+
+
+async def test_a_peer_that_takes_no_byte_is_lost(autojump_clock: MockClock) -> None:
+    """Data that waits for longer than the write deadline ends the link, signs of life or not."""
+    async with trio.open_nursery() as nursery:
+        world = await blocked(nursery)
+        world.links[0].open_encoded(ms.Kind.CALL, bytes(5000), handler=Recorder())
+        began = trio.current_time()
+        while not world.sides[0].lost and trio.current_time() < began + 60:
+            sign_of_life(world)
+            await trio.sleep(0.5)
+
+    (error,) = world.sides[0].lost
+    assert isinstance(error, errors.LinkLostError)
+    assert "took no byte for 10 s" in str(error)
+    assert 10 <= trio.current_time() - began <= 12
+
+
+async def test_a_slow_peer_is_not_lost(autojump_clock: MockClock) -> None:
+    """Whoever takes a little now and then keeps the link, and gets all of it."""
+    async with trio.open_nursery() as nursery:
+        world = await blocked(nursery)
+        world.links[0].open_encoded(ms.Kind.CALL, bytes(5000), handler=Recorder())
+        taken = 0
+        await trio.sleep(1)
+        while size := drink(world, 700):
+            taken += size
+            sign_of_life(world)
+            await trio.sleep(7)
+        assert taken > 5000
+        assert world.links[0].ready
+        world.links[0].close()
+
+
+async def test_a_peer_that_causes_answers_and_reads_none_is_lost(
+    autojump_clock: MockClock,
+) -> None:
+    """Answers to a peer that takes nothing are bounded in bytes, long before the deadline."""
+    async with trio.open_nursery() as nursery:
+        world = await blocked(nursery, Settings(out_pending_bytes_max=10_000))
+        world.sides[0].answer = False
+        opened, began = 0, trio.current_time()
+        while not world.sides[0].lost and opened < 100:
+            opened += 1
+            call_frame = frame.pack(frame.FrameType.OPEN, 0, ms.Kind.CALL, 2 * opened, b"\x80")
+            world.ends[1].try_send(memoryview(call_frame))
+            await trio.sleep(0.001)
+            for stream in world.sides[0].streams[opened - 1 :]:
+                stream.reset(ErrorCode.OVERLOADED, "x" * 1000)
+        assert trio.current_time() - began < 5
+
+    (error,) = world.sides[0].lost
+    assert isinstance(error, errors.LinkLostError)
+    assert "asks for more than it takes" in str(error)
+    assert opened < 20
+
+
+async def test_our_own_calls_do_not_count_as_what_the_peer_causes(
+    autojump_clock: MockClock,
+) -> None:
+    """A burst of calls may wait for a slow peer, whatever its size."""
+    async with trio.open_nursery() as nursery:
+        world = await blocked(nursery, Settings(out_pending_bytes_max=10_000))
+        for _ in range(10):
+            world.links[0].open_encoded(ms.Kind.CALL, bytes(5000), handler=Recorder())
+            await trio.sleep(0.1)
+        assert world.links[0].ready
+        world.links[0].close()
+
+
+async def test_whoever_slept_blames_nobody_for_it(autojump_clock: MockClock) -> None:
+    """After a pause of our own process, what the peer did meanwhile is looked at first."""
+    async with trio.open_nursery() as nursery:
+        world = await blocked(nursery)
+        world.links[0].open_encoded(ms.Kind.CALL, bytes(5000), handler=Recorder())
+        await trio.sleep(1)
+        drink(world, 1000)
+        sign_of_life(world)
+        autojump_clock.jump(100)
+        await trio.sleep(1)
+        assert world.links[0].ready
+        world.links[0].close()
+
+
+async def test_the_reason_of_a_refusal_survives_a_send_that_fails(
+    autojump_clock: MockClock,
+) -> None:
+    """A peer that says why and hangs up is heard, even if we notice by a failed send."""
+    async with trio.open_nursery() as nursery:
+        world = await blocked(nursery)
+        recorder = Recorder()
+        world.links[0].open(call(), handler=recorder)
+        refusal = frame.pack(
+            frame.FrameType.GOAWAY, 0, 0, 0, cbor.encode_frame([12, "your token was revoked"])
+        )
+        world.ends[1].try_send(memoryview(refusal))
+        world.ends[1].close_now()
+        world.links[0].flush()
+        assert world.sides[0].lost
+
+    (error,) = world.sides[0].lost
+    assert isinstance(error, errors.AuthenticationError)
+    assert "revoked" in str(error)
+    assert [entry[0] for entry in recorder.happened] == ["lost"]
+
+
+@pytest.mark.parametrize("how", ["cut", "close"])
+async def test_a_send_that_fails_is_a_loss(autojump_clock: MockClock, how: str) -> None:
+    """Without a word of the peer, the loss is reported as what it is, once."""
+    async with trio.open_nursery() as nursery:
+        world = await blocked(nursery)
+        world.links[0].open(call(), handler=Recorder())
+        world.ends[1].cut() if how == "cut" else world.ends[1].close_now()
+        world.links[0].flush()
+        world.links[0].flush()
+
+    (error,) = world.sides[0].lost
+    assert isinstance(error, errors.LinkLostError)
+    assert "broke" in str(error)
+
+
+async def test_a_lost_stream_is_not_open_and_takes_what_is_said_in_silence(
+    autojump_clock: MockClock,
+) -> None:
+    """Code that is late with an answer meets no error, and nothing piles up."""
+    world = World()
+    world.sides[1].answer = False
+    async with trio.open_nursery() as nursery:
+        await world.start(nursery)
+        world.links[0].open(call(), handler=Recorder())
+        await trio.sleep(1)
+        (stream,) = world.sides[1].streams
+        world.links[1].close()
+        assert not stream.is_open
+        stream.send(RESULT, end=True)
+        stream.cancel()
+        stream.reset(ErrorCode.CANCELLED, "")
+        stream.release()
+        assert stream.pending_bytes == 0

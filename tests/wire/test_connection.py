@@ -321,7 +321,7 @@ def test_stream_credit_bounds_streams_and_returns_with_release() -> None:
     pair.pump()
     assert pair.a.streams_available == 0
 
-    pair.b.release()
+    pair.b.release(1)
     pair.pump()
 
     assert pair.events_a == [ev.CreditReceived(streams=True)]
@@ -722,7 +722,7 @@ def test_requests_for_streams_that_are_over_do_nothing() -> None:
     pair.a.watch(7)
     pair.a.manual_credit(7)
     pair.b.receive_eof(0.0)
-    pair.b.release()
+    pair.b.release(1)
 
     assert pair.b.next_event() == ev.ConnectionLost(None)
     assert pair.a.streams == {}
@@ -760,7 +760,7 @@ BROKEN: list[tuple[str, bytes, ErrorCode]] = [
     ("END and MORE", frame(FrameType.MESSAGE, END | MORE, 1, 1), ErrorCode.PROTOCOL),
     ("gap in ids", frame(FrameType.OPEN, 0, 1, 3), ErrorCode.STREAM_STATE),
     ("our parity", frame(FrameType.OPEN, 0, 1, 2), ErrorCode.STREAM_STATE),
-    ("stream 0", frame(FrameType.OPEN, 0, 1, 0), ErrorCode.STREAM_STATE),
+    ("stream 0", frame(FrameType.OPEN, 0, 1, 0), ErrorCode.PROTOCOL),
     ("message on a stream that never was", frame(17, 0, 1, 1), ErrorCode.STREAM_STATE),
     ("data on a stream that never was", frame(18, LAST, 0, 2, b"x"), ErrorCode.STREAM_STATE),
     ("reset on a stream that never was", frame(19, 0, 0, 1, [1, ""]), ErrorCode.STREAM_STATE),
@@ -860,8 +860,8 @@ def test_more_streams_than_granted_end_the_connection() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [frame(3, body=b""), frame(19, 0, 0, 1, [1, ""]), frame(17, 0, 3, 1), frame(20, 0, 0, 1, [9])],
-    ids=["ping", "reset", "message", "credit"],
+    [frame(3, body=b""), frame(19, 0, 0, 1, [1, ""]), frame(17, 0, 3, 1), frame(6, body=["x"])],
+    ids=["ping", "reset", "message", "drain"],
 )
 def test_mischief_is_bounded(data: bytes) -> None:
     """Pings and stray frames are borne for a while, then the peer is shut out."""

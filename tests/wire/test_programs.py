@@ -23,7 +23,6 @@ SMALL = Settings(
     frame_data_bytes_max=16 * 1024,
     streams_credit=4,
     streams_credit_max=8,
-    abuse_burst=1e9,
 )
 
 
@@ -38,6 +37,7 @@ class Programs(RuleBasedStateMachine):
         self.pending: dict[int, list[memoryview]] = {}
         self.ended: set[int] = set()
         self.reset: set[int] = set()
+        self.released: set[int] = set()
 
     def on_event(self, connection: Connection, event: ev.Event) -> None:
         if connection.dialer:
@@ -94,8 +94,11 @@ class Programs(RuleBasedStateMachine):
 
     @rule()
     def release(self) -> None:
-        if self.pair.b.streams_in.released < self.pair.b.streams_in.opened:
-            self.pair.b.release()
+        for stream_id in range(1, self.pair.b.peer_stream_id + 1, 2):
+            if stream_id not in self.released:
+                self.released.add(stream_id)
+                self.pair.b.release(stream_id)
+                return
 
     @rule(rounds=st.integers(1, 3))
     def carry(self, rounds: int) -> None:
@@ -112,6 +115,7 @@ class Programs(RuleBasedStateMachine):
         if pair is not None:
             assert pair.a.ready
             assert pair.b.ready
+            assert len(pair.b.streams) <= pair.b.streams_in.window
             for connection in (pair.a, pair.b):
                 assert connection.out.outflow.left >= 0
                 for record in connection.streams.values():

@@ -56,7 +56,7 @@ def conversation() -> bytes:
     a.reset(third, ErrorCode.CANCELLED, "never mind")
     carry()
     a.drain("leaving")
-    a.release()
+    a.release(2)
     a.close()
     carry()
     return sent
