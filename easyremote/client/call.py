@@ -63,6 +63,9 @@ if TYPE_CHECKING:
 BACKSTOP_S = 2.0
 """After the deadline the gateway settles a call; if it does not, we do, this much later."""
 
+DECODE_HERE_BYTES = 256 * 1024
+"""A larger value is decoded on another thread: the io thread has other calls to serve."""
+
 WHEREABOUTS_S = 0.25
 """An answer about a call is good for this long."""
 ASK_TIMEOUT_S = 5.0
@@ -272,8 +275,7 @@ class OutgoingCall(StreamHandler):
         self.bytes_received += len(result.body or b"")
         if result.codec == CODEC_PICKLE:
             self.session.trust.judge(self, partial(self._open_pickled, result, buffers))
-        elif result.body is None:
-            # More than a message holds: decoding takes a while.
+        elif result.body is None or sum(result.segments) > DECODE_HERE_BYTES:
             offload.run(partial(self._open, result, buffers, False))
         else:
             self._open(result, buffers, False)

@@ -15,11 +15,11 @@ import threading
 from typing import TYPE_CHECKING
 
 from .. import seam
-from .client import Client
 from .session import Session
 from .trust import TrustNodes
 
 if TYPE_CHECKING:
+    from .client import Client
     from .options import Route, Where
 
 
@@ -56,6 +56,8 @@ class Defaults:
         client = self._client
         if client is not None and not client.closed:
             return client
+        from .client import Client
+
         with self._lock:
             client = self._client
             if client is None or client.closed:
@@ -64,6 +66,8 @@ class Defaults:
 
     def client_for(self, where: Where) -> Client:
         """Return the client of a function with a gateway or credential of its own."""
+        from .client import Client
+
         with self._lock:
             client = self._own.get(where)
             if client is None or client.closed:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack
 from ..errors import FunctionNotFoundError
 from ..facts import FunctionInfo
 from ..wire.message import FLAG_DETACHED, FLAG_STREAM
+from .default import session_for
 from .future import Future
 from .mapping import MapResult
 from .options import CallOptions, Route, checked, route
@@ -57,8 +58,6 @@ class _Named:
 
     @property
     def _session(self) -> Session:
-        from .default import session_for
-
         return session_for(self._route)
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -99,12 +98,12 @@ class RemoteFunction(_Named, Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Call it; `await` the future, or ask for its `result()`."""
-        checker = self._checker
-        if checker is not None:
-            defaults = checker(*args, **kwargs)
+        given: dict[str, Any] = kwargs
+        if self._checker is not None:
+            defaults = self._checker(*args, **kwargs)
             if defaults is not None:
-                return self._session.submit(self._route, args, {**kwargs, **defaults})
-        return self._session.submit(self._route, args, kwargs)
+                given = {**kwargs, **defaults}
+        return session_for(self._route).submit(self._route, args, given)
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Call it: the same as calling the object itself."""

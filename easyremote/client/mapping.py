@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar, cast
 
 from .future import Future
+from .source import ASK
+from .stream import GRACE_MS
 from .watch import Watch
 
 R_co = TypeVar("R_co", covariant=True)
@@ -147,5 +149,12 @@ class MapResult(Iterator[R_co], AsyncIterator[R_co], Generic[R_co]):
         self._under_way.clear()
 
     def __del__(self) -> None:
-        if getattr(self, "_watch", None) is not None:
-            self.close()
+        if getattr(self, "_watch", None) is None:
+            return
+        self._watch.forget()
+        # This may run inside a collection, where nothing may be locked: only ask.
+        for call in (*self._calls, *self._under_way):
+            call._cancelling = True
+            call._seen()
+            if not call.done() and call._source is not None:
+                call._source.request_cancel(ASK, GRACE_MS)

@@ -37,17 +37,19 @@ class Offload:
     def forget(self) -> None:
         """Begin anew, without threads: at first, and in a forked child."""
         self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        # Reentrant: a finaliser that runs in between may have a job, too.
+        self._lock = threading.RLock()
         self._threads = 0
-        # Threads that wait for a job and were not promised one.
-        self._idle = threading.Semaphore(0)
+        self._idle = 0
+        """Threads that wait for a job and were not promised one."""
 
     def run(self, job: Job) -> None:
         """Run `job` in one of the threads soon; from any thread."""
         self._jobs.put(job)
-        if self._idle.acquire(blocking=False):
-            return
         with self._lock:
+            if self._idle > 0:
+                self._idle -= 1
+                return
             if self._threads >= THREADS_MAX:
                 return
             self._threads += 1
@@ -64,17 +66,19 @@ class Offload:
             try:
                 return self._jobs.get_nowait()
             except queue.Empty:
-                self._idle.release()
+                with self._lock:
+                    self._idle += 1
             try:
                 return self._jobs.get(timeout=IDLE_S)
             except queue.Empty:
-                if not self._idle.acquire(blocking=False):
-                    continue  # A job was promised to us.
-            with self._lock:
-                # A job that came meanwhile found us counted, and may have found no room for more.
-                if self._jobs.empty():
-                    self._threads -= 1
-                    return None
+                with self._lock:
+                    if self._idle == 0:
+                        continue  # A job was promised to us.
+                    self._idle -= 1
+                    # One that came meanwhile found us counted, and perhaps no room for more.
+                    if self._jobs.empty():
+                        self._threads -= 1
+                        return None
 
 
 def perform(job: Job) -> None:

@@ -19,7 +19,6 @@ Source. performance.md, "Client bridge"; decisions.md 7, 9, 15; api.md, "Facts",
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
 import weakref
@@ -39,6 +38,7 @@ from .bodies import pack
 from .call import OutgoingCall
 from .feed import Feeds, is_streamed
 from .future import Future, fail_in_child
+from .ids import new_id
 from .offload import offload
 from .query import OutgoingQuery
 from .timers import Timer, Timers
@@ -129,7 +129,8 @@ class Session:
             SerializationError: An argument cannot travel.
         """
         call = self.prepare(OutgoingCall, route, args, kwargs)
-        future = call.future = Future[Any](call)
+        future: Future[Any] = Future(call)
+        call.future = future
         self.send(call)
         return future
 
@@ -151,7 +152,7 @@ class Session:
         encoded = values.encode_call(args, kwargs, allow_pickle=self.may_ship)
         codec, body, segments, buffers = pack(encoded)
         message = Call(
-            secrets.token_bytes(16), route.function, route.node_ids, route.options, None, codec,
+            new_id(), route.function, route.node_ids, route.options, None, codec,
             route.flags | flags, seam.current_ticket.get() if self._injected else b"", body,
             segments,
         )  # fmt: skip

@@ -250,9 +250,11 @@ class RemoteStream(Generic[Y]):
 
     def close(self) -> None:
         """Stop the producer and drop what it has sent; never blocks."""
-        if self._closed:
-            return
-        self._closed = True
+        if not self._closed:
+            self._closed = True
+            self._stop()
+
+    def _stop(self) -> None:
         call = self._call
         if call.future is not None:
             self.future.cancel(grace=GRACE_MS / 1000)
@@ -260,6 +262,12 @@ class RemoteStream(Generic[Y]):
             self.future._seen()
         call.items.clear()
         call.gate.wake()
+
+    def _left(self) -> None:
+        """A loop was left. This may run inside a collection, where nothing may be locked."""
+        if not self._closed:
+            self._closed = True
+            self._call.session.link.post(self._stop)
 
     async def aclose(self) -> None:
         """Do what `close` does."""
@@ -304,7 +312,7 @@ class _Loop(Iterator[Y]):
         return self._stream.__next__()
 
     def __del__(self) -> None:
-        self._stream.close()
+        self._stream._left()
 
 
 class _AsyncLoop(AsyncIterator[Y]):
@@ -319,4 +327,4 @@ class _AsyncLoop(AsyncIterator[Y]):
         return await self._stream.__anext__()
 
     def __del__(self) -> None:
-        self._stream.close()
+        self._stream._left()

@@ -195,7 +195,7 @@ def test_the_order_in_which_a_gateway_is_found(
         made.append(gateway_address)
         return gateway.client()
 
-    monkeypatch.setattr("easyremote.client.default.Client", fake)
+    monkeypatch.setattr("easyremote.client.client.Client", fake)
     remote("n", "f")(1)
     assert gateway.next_call().call.function == "f"
     assert made == []
