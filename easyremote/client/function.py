@@ -20,10 +20,10 @@ from .future import Future
 from .mapping import MapResult
 from .options import CallOptions, Route, checked, route
 from .stream import RemoteStream, StreamCall
+from .stub import Checker, checker_of
 
 if TYPE_CHECKING:
     from .session import Session
-    from .stub import Checker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,6 +80,17 @@ class _Named:
         asked = {"function": self._route.function, "node_ids": self._route.node_ids}
         found = self._session.ask_blocking("resolve", asked, ASK_TIMEOUT_S)
         return FunctionInfo.from_plain(found)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A remote function that is sent elsewhere takes no credential along."""
+        state = dict(self.__dict__)
+        options = {k: v for k, v in self._options.items() if k not in {"auth", "auth_token"}}
+        state.update(_options=options, _route=route(self._route.function, options), _checker=None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._checker = None if self._fn is None else checker_of(self._fn)
 
     def _with(self, options: Mapping[str, Any]) -> tuple[Route, dict[str, Any]]:
         merged = {**self._options, **checked(options)}

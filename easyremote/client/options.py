@@ -84,6 +84,10 @@ class Where(NamedTuple):
     token: str | None
     auth: str | Credential | None
 
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return f"Where({self.gateway!r})"
+
 
 class Route(NamedTuple):
     """Where calls of a function go, and how.

@@ -39,11 +39,11 @@ _NOISE = frozenset(
     [
         "RESUME", "NOP", "CACHE", "PRECALL", "PUSH_NULL", "COPY_FREE_VARS", "MAKE_CELL",
         "RETURN_GENERATOR", "POP_TOP", "GEN_START", "EXTENDED_ARG", "NOT_TAKEN", "CALL",
-        "LOAD_CONST", "YIELD_VALUE", "JUMP_BACKWARD_NO_INTERRUPT",
+        "LOAD_CONST", "ASYNC_GEN_WRAP", "CALL_INTRINSIC_1", "YIELD_VALUE",
+        "JUMP_BACKWARD_NO_INTERRUPT",
     ]
 )  # fmt: skip
 """Instructions that do nothing by themselves: a body that has only these before it ends is none."""
-_ENDS = frozenset(["RETURN_VALUE", "RETURN_CONST"])
 _LOADS = frozenset(["LOAD_GLOBAL", "LOAD_NAME", "LOAD_BUILTIN", "LOAD_COMMON_CONSTANT"])
 
 _STREAMS = (Iterator, AsyncIterator, Generator, AsyncGenerator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import Any
@@ -56,6 +57,10 @@ def bare_yield():  # type: ignore[no-untyped-def] # noqa: ANN201
     yield
 
 
+async def bare_async_yield():  # type: ignore[no-untyped-def] # noqa: ANN201
+    yield
+
+
 def computes(a: int) -> int:
     return a + 1
 
@@ -91,7 +96,7 @@ def raises_made(n: int) -> int:
 
 STUBS = [
     passes, dots, documented, refuses, refuses_with_text, async_stub, generator_stub,
-    async_generator_stub, bare_yield,
+    async_generator_stub, bare_yield, bare_async_yield,
 ]  # fmt: skip
 BODIES = [computes, returns_five, raises_other, assigns, calls, yields_five, awaits, raises_made]
 
@@ -408,3 +413,15 @@ def test_info_asks_for_signature_and_terms(gateway: ScriptedGateway, client: Cli
     assert info.signature == "(a, b)"
     assert info.facts["owner"] == "alice"
     assert gateway.asked[-1].args == {"function": "f", "node_ids": ["n"]}
+
+
+def test_a_remote_function_that_is_copied_takes_no_credential_along() -> None:
+    """A token is for this process; the rest of the options travels."""
+    secret = remote(node_id="n", auth_token="env:SECRET", timeout=3.0)(passes)
+    clone = copy.copy(secret)
+
+    assert "SECRET" not in repr(vars(clone))
+    assert "SECRET" not in repr(secret._route)
+    assert clone._route.timeout_s == 3.0
+    with pytest.raises(TypeError):
+        clone(1, 2)  # type: ignore[call-arg]
