@@ -281,9 +281,7 @@ class Relay(StreamHandler):
 
     # ---- what comes --------------------------------------------------------------------------
 
-    def on_message(
-        self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
-    ) -> None:
+    def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         """Pass a message on."""
         if stream is self.down:
             self._from_callee(stream, kind, payload, more, end)
@@ -292,9 +290,7 @@ class Relay(StreamHandler):
         elif not end:
             stream.consumed(len(payload))
 
-    def _from_callee(
-        self, down: Stream, kind: int, payload: bytes, more: bool, end: bool
-    ) -> None:
+    def _from_callee(self, down: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         terminal = kind in TERMINAL
         if self.outcome_seen or (end is not terminal and not more):
             self._callee_broke(down)
@@ -441,9 +437,7 @@ class Relay(StreamHandler):
         """The link of one side is gone."""
         self._gone(stream, int(error.code), str(error), error)
 
-    def _gone(
-        self, stream: Stream, code: int, reason: str, error: EasyRemoteError | None
-    ) -> None:
+    def _gone(self, stream: Stream, code: int, reason: str, error: EasyRemoteError | None) -> None:
         if stream is self.up:
             self.on_caller_gone(code, reason, error)
         elif stream is self.down and not self.down_ended:

@@ -21,9 +21,7 @@ from .state import GatewayState
 HTTP_HINT = "REST and the dashboard need an extra package: pip install 'easyremote[http]'"
 
 
-def print_banner(
-    state: GatewayState, *, first: bool, http: bool, to: TextIO | None = None
-) -> None:
+def print_banner(state: GatewayState, *, first: bool, http: bool, to: TextIO | None = None) -> None:
     """Print the banner.
 
     Args:

@@ -236,9 +236,7 @@ class GatewayCall(Relay):
 
     # ---- what the streams report; the dispatcher decides ---------------------------------------
 
-    def on_message(
-        self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
-    ) -> None:
+    def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         """Relay a message; an item is looked at if its caller may send plain data only."""
         if (
             kind == Kind.ITEM

@@ -80,6 +80,5 @@ def functions(
         for _, record in sorted(registry.nodes.items())
         if node_id is None or record.node_id == node_id
         for _, offer in sorted(record.offers.items())
-        if (name is None or offer.name == name)
-        and (principal is None or visible(offer, principal))
+        if (name is None or offer.name == name) and (principal is None or visible(offer, principal))
     ]

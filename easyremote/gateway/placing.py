@@ -95,9 +95,7 @@ class Placer:
     def place_again(self, call: GatewayCall, pool: Pool) -> None:
         """Place a call that a node gave back; it keeps its place in the order of arrival."""
         assert call.state is CallState.QUEUED
-        others = [
-            group for group in pool.places if group.node.node_id not in call.refused_by
-        ]
+        others = [group for group in pool.places if group.node.node_id not in call.refused_by]
         group = choose(others)
         if group is None or not self._dispatch(call, pool.places[group]):
             self._enqueue(call, pool)

@@ -47,9 +47,7 @@ class RegistrationHandler(StreamHandler):
         message = decode(Register, payload)
         self._body.begin(stream, message.info, message.segments, more)
 
-    def on_message(
-        self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
-    ) -> None:
+    def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         """An update, or a sample."""
         if kind == Kind.TELEMETRY:
             self._sample(decode(Telemetry, payload).sample)

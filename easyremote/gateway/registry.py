@@ -340,11 +340,7 @@ class Registry:
 
     def providers(self, name: str, principal: Principal) -> list[Offer]:
         """Return every offer of a function name that the principal may see, online or not."""
-        return [
-            offer
-            for offer in self._offers.get(name, {}).values()
-            if visible(offer, principal)
-        ]
+        return [offer for offer in self._offers.get(name, {}).values() if visible(offer, principal)]
 
     def pool_by_name(self, name: str, principal: Principal) -> Pool | None:
         """Return the pool for a call that names no node; None if the caller sees no such name."""
@@ -390,9 +386,11 @@ class Registry:
         found: dict[str, NodeRecord] = {}
         for name in names:
             record = self.nodes.get(name)
-            records = [record] if record is not None else [
-                other for other in self.nodes.values() if name in other.labels
-            ]
+            records = (
+                [record]
+                if record is not None
+                else [other for other in self.nodes.values() if name in other.labels]
+            )
             for one in records:
                 if sees_node(one, principal):
                     found[one.node_id] = one

@@ -126,9 +126,7 @@ def route(registry: Registry, principal: Principal, message: Call) -> Pool:
     return pool
 
 
-def _named_pool(
-    registry: Registry, principal: Principal, name: str, node_ids: list[str]
-) -> Pool:
+def _named_pool(registry: Registry, principal: Principal, name: str, node_ids: list[str]) -> Pool:
     if not 0 < len(node_ids) <= NAMED_NODES_MAX:
         raise Refused(
             ErrorCode.BAD_ARGUMENT, f"a call names 1 to {NAMED_NODES_MAX} nodes or labels"
@@ -136,9 +134,7 @@ def _named_pool(
     nodes = registry.named(node_ids, principal)
     if not nodes:
         raise _no_node(registry, principal, node_ids)
-    able = [
-        node for node in nodes if name in node.offers and visible(node.offers[name], principal)
-    ]
+    able = [node for node in nodes if name in node.offers and visible(node.offers[name], principal)]
     if not able:
         raise not_found(registry, principal, name, nodes)
     return registry.pool_of_nodes(name, frozenset(node.node_id for node in able))
@@ -146,9 +142,7 @@ def _named_pool(
 
 def _capable(registry: Registry, principal: Principal, pool: Pool, wanted: Any) -> Pool:
     offers = _offers(registry, principal, pool)
-    able = [
-        o for o in offers if matches(o.record.capabilities, o.record.labels + _tags(o), wanted)
-    ]
+    able = [o for o in offers if matches(o.record.capabilities, o.record.labels + _tags(o), wanted)]
     if not able:
         shown = ", ".join(sorted(o.record.node_id for o in offers)[:5])
         raise Refused(
@@ -230,6 +224,4 @@ def _no_node(registry: Registry, principal: Principal, node_ids: list[str]) -> R
     named = ", ".join(repr(node_id[:128]) for node_id in node_ids[:3])
     close = difflib.get_close_matches(node_ids[0][:128], known, n=3)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
-    return Refused(
-        ErrorCode.NOT_FOUND, f"No node {named} is known{hint}", cls="NodeNotFoundError"
-    )
+    return Refused(ErrorCode.NOT_FOUND, f"No node {named} is known{hint}", cls="NodeNotFoundError")

@@ -83,9 +83,7 @@ class Probe(StreamHandler):
         self._changed.set()
         self._changed = trio.Event()
 
-    def on_message(
-        self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
-    ) -> None:
+    def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         cls = MESSAGES.get(kind)
         self.messages.append(kind if cls is None else decode(cls, payload))
         self.ended = self.ended or end
@@ -320,9 +318,7 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(
-    folder: Path, limits: GatewayLimits | None = None
-) -> AsyncIterator[World]:
+async def open_world(folder: Path, limits: GatewayLimits | None = None) -> AsyncIterator[World]:
     """Open a gateway with its state in `folder`."""
     state = GatewayState.open(folder, ["gateway.test"], 8080)
     try:

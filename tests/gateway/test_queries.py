@@ -52,9 +52,7 @@ async def test_unknown_query_does_not_exist(world: World, autojump_clock: MockCl
 
 
 @pytest.mark.trio
-async def test_discovery_shows_nodes_and_functions(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_discovery_shows_nodes_and_functions(world: World, autojump_clock: MockClock) -> None:
     """Registered nodes and functions are listed with the fields that programs rely on."""
     await world.node(
         "gpu-01",

@@ -155,9 +155,7 @@ async def test_caller_that_vanishes_inside_its_arguments_gives_the_call_up(
     assert world.gateway.status()["calls_running"] == 0
 
 
-async def test_refused_call_swallows_its_arguments(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_refused_call_swallows_its_arguments(world: World, autojump_clock: MockClock) -> None:
     """Arguments of a call that was refused are dropped and credited; the link stays usable."""
     client, node = await pair(world)
     call = client.call("nowhere", segments=[bytes(3 * MIB)])

@@ -45,9 +45,7 @@ async def test_good_token_is_welcomed_as_its_principal(
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "erc_0123456789_" + "0" * 49])
-async def test_no_good_token_is_refused(
-    world: World, autojump_clock: MockClock, text: str
-) -> None:
+async def test_no_good_token_is_refused(world: World, autojump_clock: MockClock, text: str) -> None:
     """Without a token, with an unknown one or with garbage nobody is let in."""
     client = await world.client(token=text)
     await client.over.wait()
@@ -162,9 +160,7 @@ async def test_refusals_are_audited_without_secrets(
     world.gateway.state.store.revoke(token.split("_")[1])
     await world.client(token=token)
     await settle()
-    rows = [
-        row for row in world.gateway.state.store.audit_rows() if row.event == "login_refused"
-    ]
+    rows = [row for row in world.gateway.state.store.audit_rows() if row.event == "login_refused"]
 
     assert len(rows) == 1
     assert rows[0].detail["cause"] == "revoked token"
@@ -387,9 +383,7 @@ async def test_node_token_limits_the_names_it_may_register(
     assert isinstance(await node.register(function("train_model")), Registered)
 
 
-async def test_updates_add_remove_pause_and_drain(
-    world: World, autojump_clock: MockClock
-) -> None:
+async def test_updates_add_remove_pause_and_drain(world: World, autojump_clock: MockClock) -> None:
     """What a node changes holds for the next call."""
     node = await world.node("n1", function("f"), function("g"))
     client = await world.client()
