@@ -34,6 +34,8 @@ CALM_SLICES = 8
 
 Chunk = list[bytes | memoryview]
 
+_CLOSED = StreamState.CLOSED
+
 
 class Segment:
     """Raw bytes of one segment that wait to be framed in slices."""
@@ -249,7 +251,7 @@ class Outgoing:
         record.sent += size_bytes
         self.outflow.sent += size_bytes
         record.queued_bytes -= size_bytes
-        if not record.queue and record.state is StreamState.CLOSED:
+        if not record.queue and record.state is _CLOSED:
             self.emptied.append(record)
         if record.watched:
             self.drained.append((record.stream_id, size_bytes))
