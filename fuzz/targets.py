@@ -101,9 +101,10 @@ def _plain(event: ev.Event) -> object:
 def operations(data: bytes) -> None:
     """Bytes as a program of operations on two connections that trust each other."""
     a, b = _ready(dialer=True), _ready(dialer=False)
-    now = 0.0
+    now, charged = 0.0, 0
     for index in range(0, len(data) - 1, 2):
         what, value = data[index] % 10, data[index + 1]
+        charged += what in (3, 8)  # A reset, a ping: more than the budget ends it.
         ids = list(a.streams)
         target = ids[value % len(ids)] if ids else 1
         try:
@@ -132,11 +133,16 @@ def operations(data: bytes) -> None:
                 for source, sink in ((a, b), (b, a)):
                     for part in source.data_to_send():
                         for event in sink.receive(part, now):
-                            assert not (isinstance(event, ev.ConnectionLost) and event.error), (
-                                "two honest connections never break a rule"
-                            )
+                            _check_honest(event, charged)
         except LocalProtocolError:
             continue
+
+
+def _check_honest(event: ev.Event, charged: int) -> None:
+    """Two connections that keep the rules part for silence only, or after a hundred resets."""
+    if isinstance(event, ev.ConnectionLost) and event.error is not None:
+        code = event.error.code
+        assert code is ErrorCode.STALLED or (code is ErrorCode.ABUSE and charged > 100), code
 
 
 def values(data: bytes) -> None:
@@ -156,7 +162,7 @@ def exceptions(data: bytes) -> None:
         fields = cbor.decode_frame(data)
     except CodecError:
         return
-    for field in fields:
+    for field in fields if isinstance(fields, list) else [fields]:
         if isinstance(field, dict):
             str(decode_exception(field))
 
