@@ -283,3 +283,35 @@ def test_the_end_inside_a_frame_of_data_is_borne() -> None:
     connection = Connection(dialer=False, now=0.0)
     connection.receive_eof(0.0)
     assert connection.next_event() == ev.ConnectionLost(None)
+
+
+def test_a_stuck_stream_of_a_relay_keeps_nobody_elses_credit() -> None:
+    """A relay gives the connection's credit at once and the stream's later, each exactly once."""
+    small = Settings(
+        window_connection_bytes=256 * 1024, window_connection_bytes_max=256 * 1024,
+        window_stream_bytes=128 * 1024, window_stream_bytes_max=128 * 1024,
+    )  # fmt: skip
+    pair = Pair(small)
+    held: dict[int, int] = {}
+
+    def on_event(connection: Connection, event: ev.Event) -> None:
+        if isinstance(event, ev.StreamOpened):
+            connection.manual_credit(event.stream_id)
+        elif isinstance(event, ev.DataReceived):
+            size = len(event.frame) - 16
+            held[event.stream_id] = held.get(event.stream_id, 0) + size
+            connection.credit_connection(size)
+
+    pair.on_event = on_event
+    stuck = [pair.a.open(Kind.CALL, EMPTY, [memoryview(bytes(1 << 20))]) for _ in range(8)]
+    pair.pump()
+    assert [held[stream_id] for stream_id in stuck] == [128 * 1024] * 8
+    assert pair.b.inflow.consumed == pair.b.inflow.received
+
+    pair.b.consumed_on_stream(stuck[0], held[stuck[0]])
+    pair.b.consumed_on_stream(999, 1)
+    pair.pump()
+
+    assert held[stuck[0]] == 256 * 1024
+    assert held[stuck[1]] == 128 * 1024
+    assert pair.b.inflow.consumed == pair.b.inflow.received
