@@ -20,6 +20,9 @@ from .frame import HEADER, HEADER_SIZE
 SIZE = 256 * 1024
 """Twice the largest control frame and more: one read brings many small frames."""
 
+SIZE_GREETING = 40 * 1024
+"""Before the handshake is done: twice the largest frame that is allowed then, and a bit."""
+
 
 def fresh_frame(size_bytes: int) -> memoryview:
     """Return uninitialised writable memory for a header and `size_bytes` of payload."""
@@ -38,7 +41,7 @@ class ReceiveBuffer:
     __slots__ = ("data", "end", "start", "target", "view")
 
     def __init__(self) -> None:
-        self.data = bytearray(SIZE)
+        self.data = bytearray(SIZE_GREETING)
         self.view = memoryview(self.data)
         self.start = 0
         self.end = 0
@@ -50,11 +53,19 @@ class ReceiveBuffer:
             return self.target
         if self.start == self.end:
             self.start = self.end = 0
-        elif SIZE - self.end < SIZE // 2:
+        elif len(self.data) - self.end < len(self.data) // 2:
             left = self.end - self.start
             self.data[:left] = self.data[self.start : self.end]
             self.start, self.end = 0, left
         return self.view[self.end :]
+
+    def grow(self) -> None:
+        """Take the full size: the peer is no stranger any more."""
+        left = self.end - self.start
+        data = bytearray(SIZE)
+        data[:left] = self.data[self.start : self.end]
+        self.data, self.view = data, memoryview(data)
+        self.start, self.end = 0, left
 
     def fill(self, size_bytes: int) -> bool:
         """Count bytes that were received into `space()`; True if they completed the target."""

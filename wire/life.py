@@ -123,6 +123,7 @@ class Life:
     def _become_ready(self) -> None:
         self.phase = Phase.READY
         self.ready = True
+        self.buffer.grow()
         self.ping_at = self.now
 
     def close(self, code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:

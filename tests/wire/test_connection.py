@@ -715,6 +715,18 @@ def test_an_answer_may_overtake_the_rest_of_the_question() -> None:
     assert pair.a.take_over() == [stream_id]
 
 
+def test_a_stranger_gets_little_memory() -> None:
+    """Before the handshake a connection holds room for one HELLO, afterwards for a batch."""
+    pair = Pair(greet=False)
+    assert len(pair.b.buffer.data) <= 40 * 1024
+    pair.a.hello("client", {"token": "x" * 12_000}, {})
+    pair.pump()
+    pair.b.welcome({})
+    pair.pump()
+
+    assert len(pair.b.buffer.data) == 256 * 1024
+
+
 def test_requests_for_streams_that_are_over_do_nothing() -> None:
     """An owner that is late with credit or marks does no harm."""
     pair = Pair()
