@@ -262,15 +262,14 @@ class Link:
         """Tell the handlers what happened, one event after the other."""
         connection, streams, next_event = self.connection, self._streams, self.connection.next_event
         while (event := next_event()) is not None:
-            kind = type(event)
             try:
-                if kind is ev.MessageReceived:
-                    stream = streams.get(event.stream_id)  # type: ignore[union-attr]
+                if isinstance(event, ev.MessageReceived):
+                    stream_id, kind, payload, more, end = event
+                    stream = streams.get(stream_id)
                     if stream is not None:
-                        _, message_kind, payload, more, end = event  # type: ignore[misc]
-                        stream.handler.on_message(stream, message_kind, payload, more, end)
+                        stream.handler.on_message(stream, kind, payload, more, end)
                 else:
-                    _EVENTS[kind](self, event)
+                    _EVENTS[type(event)](self, event)
             except (CodecError, RemoteProtocolError) as error:
                 _log.warning("link broken by peer peer=%s reason=%s", self.peer, error)
                 code = error.code if isinstance(error, RemoteProtocolError) else ErrorCode.DECODE

@@ -55,7 +55,7 @@ SHELL = [block for block in ALL if block.language == "sh"]
 
 def test_blocks_name_their_language() -> None:
     """A block that is checked by nobody is a drawing, and has no language."""
-    assert {block.language for block in ALL} <= {"", "hex", "python", "sh", "text"}
+    assert {block.language for block in ALL} <= {"", "hex", "python", "sh", "text", "values"}
     assert SHELL
 
 

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from . import rerun_plan  # noqa: F401 - captures how the script was started, before it changes that
+# Imported first: it captures how the script was started, before the script changes that.
+from . import rerun_plan  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from .context import CallContext, context
 from .node import ComputeNode
 from .serving import ServeHandle

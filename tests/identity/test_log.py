@@ -23,6 +23,8 @@ def quiet_logger() -> Iterator[None]:
     """Leave the logger of the package as it was."""
     logger = logging.getLogger("easyremote")
     before = (list(logger.handlers), logger.level, logger.propagate)
+    # Else pytest listens at this very logger, and chokes on the broken record of one test.
+    logger.propagate = True
     yield
     logger.handlers[:], logger.level, logger.propagate = before
 
