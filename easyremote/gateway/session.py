@@ -148,6 +148,8 @@ class Session(LinkHandler):
         else:
             answer = Refusal(ErrorCode.PROTOCOL, "a gateway takes clients and nodes", "role")
         await self._pause()
+        if isinstance(answer, Principal):
+            answer = self._now(answer)
         if isinstance(answer, Refusal):
             await self._refuse(answer)
         elif hello.role == "node":
@@ -160,6 +162,10 @@ class Session(LinkHandler):
         delay_s = self.gateway.throttle.delay_s(self.address, trio.current_time())
         if delay_s:
             await trio.sleep(delay_s)
+
+    def _now(self, principal: Principal) -> Principal | Refusal:
+        """Return what became of a principal while it waited: `recheck` spares strangers."""
+        return self.gateway.store.reader.standing(principal) or principal
 
     async def _refuse(self, refusal: Refusal) -> None:
         _log.warning(
@@ -249,6 +255,10 @@ class Session(LinkHandler):
             else:
                 old.replaced()
         if not self._still_greeting():
+            return
+        answer = self._now(principal)
+        if isinstance(answer, Refusal):
+            await self._refuse(answer)
             return
         grants = gateway.grants.for_node(name, epoch)
         record = gateway.registry.connect(name, principal, self.link, epoch, grants)

@@ -152,6 +152,48 @@ async def test_address_that_keeps_failing_waits(world: World, autojump_clock: Mo
     assert client.info is not None
 
 
+async def test_token_revoked_during_the_wait_is_refused(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A token that becomes void between its check and the welcome lets nobody in."""
+    text = world.token("member", "bob")
+    for _ in range(11):
+        await world.client(token="nonsense")
+    came: list[Any] = []
+
+    async def come() -> None:
+        came.append(await world.client(token=text))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(come)
+        await trio.sleep(0.5)
+        world.gateway.state.store.revoke(text.split("_")[1])
+
+    assert came[0].info is None
+    assert came[0].error.code == ErrorCode.AUTH_REVOKED
+
+
+async def test_node_revoked_while_the_old_one_is_asked_is_refused(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A node whose token becomes void while it waits for its id does not get the id."""
+    text = world.token("node", "bob")
+    await world.node("n1", token=text)
+    came: list[Any] = []
+
+    async def come() -> None:
+        came.append(await world.node("n1", token=text))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(come)
+        await trio.sleep(0.5)
+        world.gateway.state.store.revoke(text.split("_")[1])
+
+    assert came[0].info is None
+    assert came[0].error.code == ErrorCode.AUTH_REVOKED
+    assert world.gateway.node_session("n1") is None
+
+
 async def test_refusals_are_audited_without_secrets(
     world: World, autojump_clock: MockClock
 ) -> None:
