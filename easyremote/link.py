@@ -41,8 +41,8 @@ __all__ = ["Link", "LinkHandler", "Outbox", "Stream", "StreamHandler"]
 
 _log = logging.getLogger("easyremote.link")
 
-READ_BUDGET_BYTES = 1024 * 1024
-"""Bytes after which a reader lets other tasks run, so that one sender cannot starve the rest."""
+READ_BUDGET_BYTES = 256 * 1024
+"""Bytes after which a reader lets other tasks run: about a millisecond of somebody's bulk."""
 
 FLUSH_EVERY_BYTES = 256 * 1024
 """Received bytes after which a batch sends what it has caused so far: bulk flows on early."""
@@ -90,7 +90,7 @@ class Link:
 
     @property
     def rtt_s(self) -> float | None:
-        """Round trip of the last ping, in seconds."""
+        """Shortest round trip of a ping so far, in seconds."""
         return self.connection.rtt_s
 
     @property

@@ -20,7 +20,7 @@ from .wire.connection import Connection
 from .wire.errors import ErrorCode, ProtocolError
 from .wire.outgoing import Chunk
 
-WRITE_BUDGET_BYTES = 1024 * 1024
+WRITE_BUDGET_BYTES = 256 * 1024
 """Bytes that one flush sends before the writer task takes over."""
 
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 TOTAL_MAX = (1 << 62) - 1
 
-GROWTH_FLOOR_S = 0.010
-"""A window emptied faster than this is too small on any path: hops add time that pings miss."""
+GROWTH_FLOOR_S = 0.002
+"""A window emptied faster than this is too small on any path: hops add time that pings miss. Not
+more, for what a window holds beyond the path is a queue in which small messages wait."""
 
 
 class Inflow:

@@ -201,9 +201,12 @@ def _on_pong(connection: Connection, stream_id: int, payload: bytes) -> None:
     del stream_id
     if payload or connection.ping_sent_at is None:
         raise RemoteProtocolError(ErrorCode.PROTOCOL, "a PONG that answers no PING")
-    connection.rtt_s = connection.now - connection.ping_sent_at
+    rtt_s = connection.now - connection.ping_sent_at
     connection.ping_sent_at = None
-    connection.events.append(ev.PongReceived(connection.rtt_s))
+    # The shortest one tells the path; a longer one has waited behind our own bulk, and windows that
+    # grew with it would only make that queue longer.
+    connection.rtt_s = rtt_s if connection.rtt_s is None else min(rtt_s, connection.rtt_s)
+    connection.events.append(ev.PongReceived(rtt_s))
 
 
 def _on_streams(connection: Connection, stream_id: int, payload: bytes) -> None:

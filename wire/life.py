@@ -40,7 +40,7 @@ class Life:
         phase: How far the connection has come.
         ready: Whether streams may be opened: `phase` is READY.
         version: The version that both sides speak, 0 before the handshake.
-        rtt_s: Round trip of the last answered ping, None before the first.
+        rtt_s: Shortest round trip of a ping so far, None before the first.
         streams: Streams that are not over, by id.
     """
 

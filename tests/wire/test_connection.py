@@ -929,6 +929,18 @@ def test_pings_wait_for_their_answers() -> None:
     assert written(pair.a) == pings
 
 
+def test_the_shortest_round_trip_tells_the_path() -> None:
+    """A ping that waited behind bulk does not make windows grow."""
+    pair = Pair()
+    for sent, answered in ((5.0, 5.1), (10.0, 12.0)):
+        pair.a.handle_timeout(sent)
+        take(pair.b, written(pair.a), answered)
+        take(pair.a, written(pair.b), answered)
+
+    assert pair.a.rtt_s is not None
+    assert pair.a.rtt_s < 0.2
+
+
 def test_a_silent_peer_is_declared_dead_after_the_lease() -> None:
     """Silence ends the connection on our own clock."""
     pair = Pair()
