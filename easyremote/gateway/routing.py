@@ -25,6 +25,8 @@ from .registry import NodeRecord, Offer, Pool, Registry, sees_node, visible
 
 NAMED_NODES_MAX = 256
 """Node ids and labels in one call."""
+REASON_CHARS_MAX = 4096
+"""A reason may repeat what a peer sent; the answer must fit into one frame."""
 ROUTES_MAX = 1024
 """Routes that are remembered for one principal on one link."""
 
@@ -42,6 +44,8 @@ class Refused(Exception):
         self, code: ErrorCode, reason: str, *, cls: str | None = None,
         retry_after_s: float | None = None, may_have_run: bool = False,
     ) -> None:  # fmt: skip
+        if len(reason) > REASON_CHARS_MAX:
+            reason = reason[: REASON_CHARS_MAX - 3] + "..."
         super().__init__(reason)
         self.code = code
         self.reason = reason
