@@ -2,11 +2,11 @@
 
 Theory. Plain data and arrays are always accepted. A pickle is code, so it is opened only if the
 user trusts the node that sent it: every node, none, or (the default) nodes that the same user
-enrolled. The gateway says who enrolled a node; it is asked once for many results, and only when a
-pickle has come.
+enrolled. The gateway knows which node it gave a call to and who enrolled that node; it is asked
+once for many results, and only when a pickle has come. What the node says of itself counts for
+nothing, for it may change that at any time.
 
-Rules of this file. 1) Without an answer there is no trust. 2) A call that several nodes could have
-answered is trusted only if all of them are. 3) Io thread only.
+Rules of this file. 1) Without an answer there is no trust. 2) Io thread only.
 
 Source. promises.md D7 and T17; api.md, `trust_nodes`.
 """
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 TrustNodes = bool | Literal["owner"]
 """Every node, none, or those that the same user enrolled."""
+
+ASK_MAX = 1000
+"""Calls in one question."""
 
 Verdict = Callable[[bool], object]
 
@@ -48,39 +51,26 @@ class Trust:
         elif session.user is None:
             then(False)
         else:
-            # An answer that was asked for before this pickle came may be out of date.
             self._waiting.append((call, then))
             if not self._asking:
                 self._ask()
 
     def _ask(self) -> None:
-        self._asking, self._waiting = self._waiting, []
-        self._session.query_on_io("nodes", {}, self._answered)
+        self._asking, self._waiting = self._waiting[:ASK_MAX], self._waiting[ASK_MAX:]
+        call_ids = [call.call_id for call, _ in self._asking]
+        self._session.query_on_io("owners", {"call_ids": call_ids}, self._answered)
 
-    def _answered(self, nodes: Any) -> None:
+    def _answered(self, owners: Any) -> None:
         asked, self._asking = self._asking, []
-        for call, then in asked:
-            then(isinstance(nodes, list) and self._all_mine(call, nodes))
+        known = (
+            owners
+            if isinstance(owners, list) and len(owners) == len(asked)
+            else [None] * len(asked)
+        )
+        for (_, then), owner in zip(asked, known, strict=True):
+            then(owner is not None and owner == self._session.user)
         if self._waiting:
             self._ask()
-
-    def _all_mine(self, call: OutgoingCall, nodes: list[Any]) -> bool:
-        name, named = call.function, call.node_ids
-        if named is None and "." in name:
-            node_id, _, name = name.rpartition(".")
-            named = [node_id]
-        owners = [
-            node.get("owner")
-            for node in nodes
-            if isinstance(node, dict)
-            and name in node.get("functions", ())
-            and (
-                named is None
-                or node.get("node_id") in named
-                or any(label in named for label in node.get("labels", ()))
-            )
-        ]
-        return bool(owners) and all(owner == self._session.user for owner in owners)
 
     def refusal(self, function: str, what: str) -> SerializationError:
         """Return the error of a pickle that is not opened."""

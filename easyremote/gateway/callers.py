@@ -2,7 +2,9 @@
 
 Theory. Calls are looked up under the user whose they are: the id of somebody else's call is, for
 everyone but its owner, an id that does not exist. Ids of calls that are over are remembered for a
-while, in two generations, so that a call that is submitted again is not run again.
+while, in two generations, so that a call that is submitted again is not run again, and with each
+the user who owns the node that answered: whoever asks whether to trust an answer must hear of the
+node that gave it, not of those that could have.
 
 Rules of this file. 1) Pure. 2) Memory per user is bounded.
 
@@ -34,15 +36,27 @@ class Caller:
         self.user = user
         self.calls: dict[bytes, GatewayCall] = {}
         self.queued = 0
-        self._over: set[bytes] = set()
-        self._older: set[bytes] = set()
+        self._over: dict[bytes, str | None] = {}
+        self._older: dict[bytes, str | None] = {}
 
-    def over(self, call_id: bytes) -> None:
-        """A call has its outcome and nobody will ask for it again."""
+    def over(self, call_id: bytes, answered_by: str | None) -> None:
+        """A call has its outcome and nobody will ask for it again.
+
+        Args:
+            call_id: Its id.
+            answered_by: The user who owns the node that had it, None if none had.
+        """
         self.calls.pop(call_id, None)
-        self._over.add(call_id)
+        self._over[call_id] = answered_by
         if len(self._over) >= REMEMBERED_MAX:
-            self._older, self._over = self._over, set()
+            self._older, self._over = self._over, {}
+
+    def answered_by(self, call_id: bytes) -> str | None:
+        """Return who owns the node that has or had a call, None if that is not known."""
+        call = self.calls.get(call_id)
+        if call is not None:
+            return call.node_owner
+        return self._over.get(call_id) or self._older.get(call_id)
 
     def was_over(self, call_id: bytes) -> bool:
         """Return whether a call of this id had its outcome not long ago."""

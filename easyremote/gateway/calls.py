@@ -161,6 +161,7 @@ class GatewayCall(Relay):
         children: Calls made by this one that are not settled.
         attempt: How often it was given to a node.
         refused_by: Ids of nodes that gave it back.
+        node_owner: The user who owns the node that it was last given to.
         sequence: Its place in the order of arrival.
         opened_on: The caller's stream, until its stream credit was returned.
         wanted: Somebody may still ask for the outcome.
@@ -181,6 +182,7 @@ class GatewayCall(Relay):
     attempt = 0
     sequence = 0
     refused_by: frozenset[str] = frozenset()
+    node_owner: str | None = None
     wanted = True
     over = False
     moved_before = 0

@@ -403,7 +403,7 @@ class Dispatcher:
         call.over = True
         if call in self.parking:
             self.parking.leave(call)
-        call.caller.over(call.message.call_id)
+        call.caller.over(call.message.call_id, call.node_owner)
         self._children_done(call)
         if call.deadline is not None:
             self.timers.settled()

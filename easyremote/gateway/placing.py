@@ -170,6 +170,7 @@ class Placer:
             group.busy += 1
         record.running[message.call_id] = call
         call.offer = offer
+        call.node_owner = record.owner
         call.step(CallInput.DISPATCH)
         call.attach_down(down)
         return True

@@ -138,6 +138,10 @@ def _resolve(gateway: Gateway, session: Session, args: Args) -> Any:
     return describe.function_info(found[0], session.principal)
 
 
+OWNERS_MAX = 1000
+"""Calls that one question may be about: its ids fit into one message."""
+
+
 def _call(gateway: Gateway, session: Session, args: Args) -> Any:
     """Return where a call of the asker is; somebody else's is as unknown as none."""
     call_id = args.get("call_id")
@@ -147,6 +151,16 @@ def _call(gateway: Gateway, session: Session, args: Args) -> Any:
     if call is None:
         raise Refused(ErrorCode.NOT_FOUND, "no call of yours has this id")
     return _call_info(call)
+
+
+def _owners(gateway: Gateway, session: Session, args: Args) -> Any:
+    """Return who owns the nodes that have or had some calls of the asker; None is not known."""
+    call_ids = args.get("call_ids")
+    if type(call_ids) is not list or len(call_ids) > OWNERS_MAX:
+        raise Refused(ErrorCode.BAD_ARGUMENT, f"call_ids is a list of at most {OWNERS_MAX} ids")
+    if not all(type(call_id) is bytes for call_id in call_ids):
+        raise Refused(ErrorCode.BAD_ARGUMENT, "a call id is 16 bytes")
+    return [session.caller.answered_by(call_id) for call_id in call_ids]
 
 
 def _call_info(call: GatewayCall) -> dict[str, Any]:
@@ -258,6 +272,7 @@ OPERATIONS: dict[str, Operation] = {
     "resolve": Operation.VIEW,
     "status": Operation.VIEW,
     "call": Operation.CALL,
+    "owners": Operation.CALL,
     "token.create": Operation.OPERATE,
     "token.list": Operation.OPERATE,
     "token.revoke": Operation.OPERATE,
@@ -272,6 +287,7 @@ SYNC: dict[str, Sync] = {
     "resolve": _resolve,
     "status": _status,
     "call": _call,
+    "owners": _owners,
     "token.list": _token_list,
     "audit.verify": _audit_verify,
 }

@@ -27,7 +27,7 @@ from easyremote.wire.errors import ErrorCode
 from easyremote.wire.message import FLAG_STREAM
 
 from .scripted import WAIT_S, GivenCall, ScriptedGateway
-from .test_calls import Custom, nodes, until
+from .test_calls import Custom, until
 
 
 @remote(node_id="n")
@@ -240,7 +240,7 @@ def test_pickled_items_wait_for_a_verdict(
     gateway: ScriptedGateway, client: Client, owner: str
 ) -> None:
     """They are opened only if the node is mine; plain items around them keep their order."""
-    gateway.answers["nodes"] = [{**nodes(owner)[0], "functions": ["count"]}]
+    gateway.answers["owners"] = [owner]
     stream = count(3)
     given = gateway.next_call()
     given.yield_(0)

@@ -18,7 +18,11 @@ from easyremote.wire.message import Failure
 from .peers import World, function, new_id
 
 ASKERS = [Role.VIEWER, Role.GUEST, Role.MEMBER, Role.OPERATOR, Role.OWNER]
-ARGS: dict[str, dict[str, Any]] = {"call": {"call_id": new_id()}, "resolve": {"function": "f"}}
+ARGS: dict[str, dict[str, Any]] = {
+    "call": {"call_id": new_id()},
+    "owners": {"call_ids": [new_id()]},
+    "resolve": {"function": "f"},
+}
 
 
 def test_every_query_has_one_answer_and_one_row() -> None:
@@ -124,6 +128,9 @@ async def test_resolve_answers_by_name_node_and_path(
     ("name", "args"),
     [
         ("call", {"call_id": "text"}),
+        ("owners", {"call_ids": "text"}),
+        ("owners", {"call_ids": ["text"]}),
+        ("owners", {"call_ids": [bytes(16)] * 1001}),
         ("functions", {"node_id": 7}),
         ("resolve", {"function": "f", "node_ids": "n1"}),
         ("token.create", {"role": "emperor", "user": "x"}),
@@ -231,6 +238,29 @@ async def test_state_of_a_call(world: World, autojump_clock: MockClock) -> None:
     assert (first["state"], first["node_id"], first["queue_position"]) == ("running", "n1", None)
     assert (second["state"], second["node_id"], second["queue_position"]) == ("queued", None, 0)
     assert second["eta_s"] == 2.0
+
+
+@pytest.mark.trio
+async def test_who_answered_is_known_whatever_the_node_says_later(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """The owner of the node that had a call stays known when the node no longer offers it."""
+    node = await world.node("n1", function("f"))
+    client = await world.client()
+    ended, running = new_id(), new_id()
+    node.auto = lambda given: given.answer()
+    await client.call("f", call_id=ended).outcome()
+    node.auto = None
+    client.call("f", call_id=running)
+    await node.wait_given(2)
+    await node.update(removed=["f"])
+
+    owner = (await client.ask("nodes"))[0]["owner"]
+    assert isinstance(owner, str)
+    asked = [ended, running, new_id()]
+    assert await client.ask("owners", call_ids=asked) == [owner, owner, None]
+    stranger = await world.client(user="mallory")
+    assert await stranger.ask("owners", call_ids=asked) == [None, None, None]
 
 
 def test_operations_of_queries_are_operations() -> None:

@@ -85,7 +85,7 @@ def test_ids_of_ended_calls_are_remembered_within_bounds(monkeypatch: pytest.Mon
     caller = Caller("alice")
     ids = [n.to_bytes(16, "big") for n in range(100)]
     for index, call_id in enumerate(ids):
-        caller.over(call_id)
+        caller.over(call_id, "alice")
 
         assert all(caller.was_over(one) for one in ids[max(0, index - 9) : index + 1])
         assert sum(caller.was_over(one) for one in ids) <= 20
