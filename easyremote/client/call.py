@@ -56,9 +56,9 @@ from .progress import ProgressReports
 if TYPE_CHECKING:
     from ..link import Link
     from ..stream import Stream
+    from ..timers import Timer
     from .feed import Feeds
     from .session import Session
-    from .timers import Timer
 
 BACKSTOP_S = 2.0
 """After the deadline the gateway settles a call; if it does not, we do, this much later."""

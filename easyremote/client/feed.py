@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from .. import values
 from ..errors import EasyRemoteError
 from ..log import Log
+from ..waiting import Gate, running_library
 from ..wire.message import Item, ItemsEnd, Want, decode
 from .bodies import pack
-from .waiting import Gate, running_library
 
 if TYPE_CHECKING:
     from ..stream import Stream

@@ -35,9 +35,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from .. import seam
 from ..errors import EasyRemoteError, TaskCancelledError
 from ..log import Log
+from ..waiting import Wake, block, park, running_library
 from .offload import offload
 from .source import ASK, INTERRUPT, KILL, CallFacts, Derived, Source, Unseen
-from .waiting import Wake, block, park, running_library
 
 _log = Log("client")
 

@@ -26,6 +26,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+import trio
+
 from .. import seam, values
 from ..errors import (
     EasyRemoteError,
@@ -33,6 +35,8 @@ from ..errors import (
     NotConnectedError,
     TaskCancelledError,
 )
+from ..timers import Timer, Timers
+from ..waiting import running_library
 from ..wire.message import Call
 from .bodies import pack
 from .call import OutgoingCall
@@ -41,9 +45,7 @@ from .future import Future, fail_in_child
 from .ids import new_id
 from .offload import offload
 from .query import OutgoingQuery
-from .timers import Timer, Timers
 from .trust import Trust, TrustNodes
-from .waiting import running_library
 
 if TYPE_CHECKING:
     from ..link import Link
@@ -99,7 +101,7 @@ class Session:
         self.link = link
         self.user: str | None = None
         self.role: str | None = None
-        self.timers = Timers()
+        self.timers = Timers(trio.current_time, start=trio.lowlevel.spawn_system_task)
         self.object_bytes_max = object_bytes_max()
         self.unsettled: set[Exchange] = set()
         self.trust = Trust(self, trust_nodes)

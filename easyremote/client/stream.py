@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from .. import seam
 from ..errors import EasyRemoteError
+from ..waiting import Gate, running_library
 from ..wire.message import CODEC_PICKLE, Item, Kind, Want, decode
 from .bodies import open_body
 from .call import OutgoingCall
 from .future import SLICE_S, Future
 from .source import ASK
-from .waiting import Gate, running_library
 
 if TYPE_CHECKING:
     from ..link import Link

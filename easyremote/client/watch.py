@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from .. import seam
+from ..waiting import Gate, Wake
 from .future import SLICE_S, Future
-from .waiting import Gate, Wake
 
 T = TypeVar("T")
 

@@ -35,6 +35,7 @@ from ..log import Log
 from ..outbox import Outbox
 from ..relay import Buffers
 from ..stream import Stream
+from ..timers import Timers
 from ..transport import ByteStream, dial
 from ..wire.errors import ErrorCode
 from ..wire.message import Dispatch, Failure, decode
@@ -48,7 +49,6 @@ from .process import become_subreaper
 from .rerun_plan import RerunPlan
 from .restart import RestartIntensity
 from .spec import NodeSpec
-from .timers import Timers
 from .workers import WorkerProcess
 
 _log = Log("node")

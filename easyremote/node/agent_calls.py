@@ -32,8 +32,8 @@ from .process import ExitStatus
 if TYPE_CHECKING:
     from ..link import Link
     from ..stream import Stream
+    from ..timers import Timer, Timers
     from .pools import Pool
-    from .timers import Timer, Timers
     from .workers import WorkerProcess
 
 _log = Log("node")

@@ -23,6 +23,7 @@ from .. import values
 from ..errors import SerializationError
 from ..handlers import StreamHandler
 from ..log import Log
+from ..timers import Timer, Timers
 from ..wire.errors import ErrorCode
 from ..wire.message import CODEC_PICKLE, FLAG_STREAM, Dispatch, Message, decode
 from . import bodies
@@ -33,7 +34,6 @@ from .register import Function, FunctionTable
 from .slots import Seat, SlotGroup
 from .spec import AcceptCode, accepts_pickles
 from .task import Input, Phase, Task
-from .timers import Timer, Timers
 
 if TYPE_CHECKING:
     from ..bridge import IoThread

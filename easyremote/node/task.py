@@ -31,21 +31,21 @@ from typing import TYPE_CHECKING, Any
 from .. import values
 from ..errors import EasyRemoteError, SerializationError
 from ..handlers import StreamHandler
+from ..waiting import Gate
 from ..wire.errors import ErrorCode
 from ..wire.message import Dispatch, Item, ItemsEnd, Kind, Message, Progress, Want, decode
 from . import outcome as outcomes
-from .gate import Gate
 from .slots import Loan
 from .spec import may_ship
 
 if TYPE_CHECKING:
     from ..stream import Stream
+    from ..timers import Timer
     from .executor import Executor
     from .inputs import StreamedArgument
     from .loops import AsyncGroup
     from .register import Function
     from .slots import Seat, SlotGroup
-    from .timers import Timer
 
 
 class Phase(IntEnum):

@@ -19,6 +19,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,7 @@ from ..handlers import LinkHandler, StreamHandler
 from ..link import Link
 from ..log import Log
 from ..stream import Stream
+from ..timers import Timers
 from ..transport.socket_stream import SocketStream
 from ..wire.errors import ErrorCode
 from ..wire.message import Failure, Kind, Register, Registered, Update, decode
@@ -38,7 +40,6 @@ from .context import current_task
 from .executor import Executor
 from .register import MAIN_GROUP, FunctionTable
 from .spec import NodeSpec
-from .timers import Timers
 from .worker_link import worker_link_settings
 
 _log = Log("node")
@@ -119,7 +120,7 @@ class Worker(LinkHandler):
         self._spec = spec
         self._group = group
         self._io = IoThread("easyremote-worker")
-        self._timers = Timers()
+        self._timers = Timers(time.monotonic)
         self._link: Link | None = None
         self._registration: Stream | None = None
         self._removed: list[str] = []

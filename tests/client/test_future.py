@@ -29,8 +29,8 @@ from easyremote.client.future import (
     fail_in_child,
 )
 from easyremote.client.info import Usage, Whereabouts
-from easyremote.client.waiting import crossing_to
 from easyremote.seam import current_lender
+from easyremote.waiting import crossing_to
 
 from .scripted import WAIT_S, ScriptedGateway
 

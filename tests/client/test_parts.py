@@ -1,21 +1,16 @@
-"""Smaller parts: threads for callbacks, gates, timers, capabilities, discovery."""
+"""Smaller parts: threads for callbacks, capabilities, discovery."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from typing import Any
 
 import pytest
-import trio
-import trio.testing
 
 from easyremote.client import offload as offload_module
 from easyremote.client.capability import matches
 from easyremote.client.client import Client
 from easyremote.client.offload import THREADS_MAX, Offload, Serial
-from easyremote.client.timers import COMPACT_MIN, Timers
-from easyremote.client.waiting import Gate, running_library
 
 from .scripted import WAIT_S, ScriptedGateway
 from .test_calls import until
@@ -75,109 +70,6 @@ def test_serial_jobs_keep_their_order() -> None:
 
     assert done.wait(WAIT_S)
     assert seen == list(range(500))
-
-
-# ---- gates ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("library", ["thread", "asyncio", "trio"])
-def test_a_gate_never_sleeps_through_news(library: str) -> None:
-    """Whether the news comes before, while or after the waiter looks."""
-    gate = Gate()
-    value = [0]
-
-    def change() -> None:
-        for _ in range(200):
-            value[0] += 1
-            gate.wake()
-
-    def follow() -> None:
-        for wanted in range(0, 201, 7):
-            assert gate.wait(lambda wanted=wanted: value[0] >= wanted, WAIT_S)  # type: ignore[misc]
-
-    async def follow_async() -> None:
-        for wanted in range(0, 201, 7):
-            await gate.wait_async(lambda wanted=wanted: value[0] >= wanted)  # type: ignore[misc]
-
-    thread = threading.Thread(target=change)
-    thread.start()
-    if library == "thread":
-        follow()
-    elif library == "asyncio":
-        asyncio.run(follow_async())
-    else:
-        trio.run(follow_async)
-    thread.join(WAIT_S)
-
-    assert value[0] == 200
-
-
-@pytest.mark.parametrize("library", ["thread", "asyncio", "trio"])
-def test_a_gate_can_be_waited_for_in_part(library: str) -> None:
-    """Giving up is no error, and leaves nothing that could wake the wrong one."""
-    gate = Gate()
-
-    async def wait() -> bool:
-        return await gate.wait_async_within(lambda: False, 0.01)
-
-    if library == "thread":
-        waited = gate.wait(lambda: False, 0.01)
-    else:
-        waited = asyncio.run(wait()) if library == "asyncio" else trio.run(wait)
-    gate.wake()
-
-    assert waited is False
-
-
-def test_the_running_library_is_found_each_time() -> None:
-    """Also in a thread beside a loop, where there is none."""
-    found: list[Any] = []
-
-    async def main() -> None:
-        found.append(running_library())
-        thread = threading.Thread(target=lambda: found.append(running_library()))
-        thread.start()
-        thread.join(WAIT_S)
-
-    asyncio.run(main())
-    trio.run(main)
-    found.append(running_library())
-
-    assert found == [asyncio, None, trio, None, None]
-
-
-# ---- timers --------------------------------------------------------------------------------------
-
-
-async def test_timers_fire_in_order_and_not_after_they_were_cancelled(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """A nearer one that comes later is not slept through."""
-    timers = Timers()
-    fired: list[str] = []
-    timers.after(30, lambda: fired.append("late"))
-    gone = timers.after(20, lambda: fired.append("never"))
-    await trio.sleep(1)
-    timers.after(5, lambda: fired.append("early"))
-    timers.cancel(gone)
-    timers.cancel(gone)
-    await trio.sleep(40)
-    assert fired == ["early", "late"]
-    assert len(timers) == 0
-    timers.after(1, lambda: fired.append("again"))
-    await trio.sleep(2)
-
-    assert fired == ["early", "late", "again"]
-
-
-async def test_cancelled_timers_do_not_pile_up(autojump_clock: trio.testing.MockClock) -> None:
-    """A million calls with a deadline far away cost no million entries."""
-    timers = Timers()
-    for _ in range(COMPACT_MIN * 4):
-        timers.cancel(timers.after(3600, lambda: None))
-
-    assert len(timers._heap) <= COMPACT_MIN
-    assert len(timers) == 0
 
 
 # ---- capabilities --------------------------------------------------------------------------------

@@ -16,11 +16,11 @@ from easyremote.link import Link
 from easyremote.node.agent_calls import NESTED_WAIT_S, CallState, DispatchedCall, NestedCall
 from easyremote.node.pools import MainPool, ReplicaPool
 from easyremote.node.process import ExitStatus
-from easyremote.node.timers import Timers
 from easyremote.node.workers import WorkerState
 from easyremote.outbox import Outbox
 from easyremote.relay import Buffers
 from easyremote.stream import Stream
+from easyremote.timers import Timers
 from easyremote.transport import memory_stream_pair
 from easyremote.wire.errors import ErrorCode
 from easyremote.wire.event import HelloReceived
