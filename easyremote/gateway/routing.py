@@ -14,6 +14,7 @@ Source. decisions.md 14; features.md G10.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 from typing import Any
 
 from ..identity.role import Operation, Principal
@@ -202,6 +203,16 @@ def denial(principal: Principal, offer: Offer) -> str | None:
     return None
 
 
+SUGGEST_FROM_MAX = 500
+"""Names among which similar ones are looked for: comparing with more would stop everybody else."""
+
+
+def _similar(name: str, known: Collection[str]) -> list[str]:
+    if len(known) > SUGGEST_FROM_MAX:
+        return []
+    return difflib.get_close_matches(name, sorted(known), n=3)
+
+
 def not_found(
     registry: Registry, principal: Principal, name: str, nodes: list[NodeRecord] | None = None
 ) -> Refused:
@@ -217,7 +228,7 @@ def not_found(
         for offer in record.offers.values()
         if visible(offer, principal)
     }
-    close = difflib.get_close_matches(name, sorted(known), n=3)
+    close = _similar(name, known)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
     where = "" if nodes is None else " on " + ", ".join(node.node_id for node in nodes[:3])
     return Refused(ErrorCode.NOT_FOUND, f"No function {name!r} is registered{where}{hint}")
@@ -226,6 +237,6 @@ def not_found(
 def _no_node(registry: Registry, principal: Principal, node_ids: list[str]) -> Refused:
     known = [r.node_id for r in registry.nodes.values() if sees_node(r, principal)]
     named = ", ".join(repr(node_id[:128]) for node_id in node_ids[:3])
-    close = difflib.get_close_matches(node_ids[0][:128], known, n=3)
+    close = _similar(node_ids[0][:128], known)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
     return Refused(ErrorCode.NOT_FOUND, f"No node {named} is known{hint}", cls="NodeNotFoundError")

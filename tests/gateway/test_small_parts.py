@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from easyremote.gateway import callers as callers_module
+from easyremote.gateway import routing
 from easyremote.gateway.callers import Caller
 from easyremote.gateway.calls import CallState, GatewayCall
 from easyremote.gateway.capability import matches
@@ -159,3 +160,11 @@ def test_other_data_is_refused(value: Any) -> None:
     """What is not plain is refused, not converted."""
     with pytest.raises(BadOffer):
         plain(value, "x")
+
+
+def test_suggestions_are_made_among_a_bounded_number_of_names() -> None:
+    """A typo costs the gateway little, however many functions there are."""
+    few, many = ["render"], [f"render{n}" for n in range(routing.SUGGEST_FROM_MAX + 1)]
+
+    assert routing._similar("rendr", few) == few
+    assert routing._similar("rendr", many) == []
