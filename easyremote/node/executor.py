@@ -345,11 +345,6 @@ class Executor:
         if not busy and len(in_main) >= self.main_group.slots and self.on_stuck is not None:
             self.on_stuck(sorted({task.function.name for task in stuck}))
 
-    def stop_all(self, reason: str, grace_s: float) -> None:
-        """Tell every call to stop."""
-        for task in list(self._tasks):
-            self.stop(task, ErrorCode.SHUTTING_DOWN, reason, grace_s=grace_s)
-
     # ---- as a whole ----------------------------------------------------------------------------
 
     @property
