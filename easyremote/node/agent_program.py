@@ -14,6 +14,7 @@ from .agent import Agent
 from .agent_config import AgentConfig
 from .process import Stranger
 from .rerun_plan import RerunPlan
+from .restart import RestartIntensity
 from .starter import start_script
 from .workers import WorkerProcess
 
@@ -36,7 +37,10 @@ def main() -> int:
 
 
 async def _beside_script(config: AgentConfig) -> int:
-    agent = Agent(config.rerun, obstacle=config.rerun_obstacle, restarts=config.restarts)
+    agent = Agent(
+        config.rerun, obstacle=config.rerun_obstacle, restarts=config.restarts,
+        intensity=RestartIntensity.from_environment(),
+    )  # fmt: skip
     sock = socket.socket(fileno=config.fd)
     line = socket.socket(fileno=config.signal_fd)
     script = Stranger(config.script_pid)
@@ -66,7 +70,7 @@ def run_agent_of_script(plan: RerunPlan) -> int:
 
 
 async def _above_script(plan: RerunPlan) -> int:
-    agent = Agent(plan)
+    agent = Agent(plan, intensity=RestartIntensity.from_environment())
 
     def first() -> WorkerProcess:
         return WorkerProcess(agent, *start_script(plan, first_run=True))

@@ -44,6 +44,27 @@ def test_restarts_are_limited_within_the_period() -> None:
     assert restarts.next_pause_s(100.0) == 0.0
 
 
+def test_pauses_between_restarts_are_bounded() -> None:
+    """However high the limit was raised, the next start is never more than moments away."""
+    restarts = Restarts(RestartIntensity(restarts_max=5000, period_s=1e9))
+    pauses = [restarts.next_pause_s(float(now)) for now in range(5000)]
+
+    assert pauses[:4] == [0.0, 0.2, 0.4, 0.8]
+    assert set(pauses[5:]) == {RestartIntensity().pause_max_s}
+
+
+@pytest.mark.parametrize(
+    ("text", "restarts_max"), [("1000", 1000), ("0", 0), (" 7 ", 7), ("", 5), ("many", 5)]
+)
+def test_environment_raises_the_restart_limit(
+    monkeypatch: pytest.MonkeyPatch, text: str, restarts_max: int
+) -> None:
+    """EASYREMOTE_RESTARTS_MAX is the limit of a node; what is no number changes nothing."""
+    monkeypatch.setenv("EASYREMOTE_RESTARTS_MAX", text)
+
+    assert RestartIntensity.from_environment().restarts_max == restarts_max
+
+
 # ---- running the script again --------------------------------------------------------------------
 
 

@@ -121,6 +121,28 @@ async def test_script_that_keeps_dying_is_given_up(gateway: Gateway, run: Run) -
     await in_thread(script.wait_gone)
 
 
+async def test_restart_limit_is_a_setting(gateway: Gateway, run: Run) -> None:
+    """EASYREMOTE_RESTARTS_MAX says how many deaths of its script a node takes in a row."""
+    script = run(
+        """
+        @node.register
+        def die():
+            os.kill(os.getpid(), signal.SIGKILL)
+        node.serve()
+    """,
+        under_agent=True,
+        env={"EASYREMOTE_RESTARTS_MAX": "1"},
+    )
+    async with open_caller(gateway.address) as caller:
+        await caller.wait_for("die", script.node_id)
+        for _ in range(2):
+            failure = await caller.start(f"{script.node_id}.die").failure()
+            assert failure.code == ErrorCode.WORKER_DIED
+            assert failure.detail == {"exit_code": None, "signal": signal.SIGKILL}
+    assert await in_thread(script.wait) != 0
+    assert "after 1 restart within 60 s" in script.said()
+
+
 async def test_agent_killed_takes_the_script_along(gateway: Gateway, run: Run) -> None:
     """When the agent is killed the script it started is gone, too."""
     script = run(SCRIPT, under_agent=True)
