@@ -38,6 +38,7 @@ from ..stream import Stream
 from ..supervise import Backoff
 from ..transport import ByteStream, Network, RealNetwork
 from ..wire.errors import ErrorCode, RemoteProtocolError
+from ..wire.settings import Settings
 
 _log = Log("client")
 
@@ -59,6 +60,7 @@ class ClientLink(LinkHandler):
     def __init__(
         self, resolve: Callable[[], Resolved], hello: dict[str, object], *,
         network: Network | None = None, backoff: Backoff | None = None,
+        io: IoThread | None = None, settings: Settings | None = None,
     ) -> None:  # fmt: skip
         """Prepare a link; nothing is dialled before `start`.
 
@@ -67,6 +69,8 @@ class ClientLink(LinkHandler):
             hello: What we say about ourselves.
             network: The way to the gateway; the real one by default.
             backoff: The pauses between attempts.
+            io: Where the link runs; a thread of its own by default.
+            settings: The limits of the link; the usual ones by default.
         """
         self.info: dict[str, object] = {}
         self.error: EasyRemoteError | None = None
@@ -74,7 +78,8 @@ class ClientLink(LinkHandler):
         self._hello = hello
         self._network = network or RealNetwork()
         self._backoff = backoff or Backoff()
-        self._io = IoThread("easyremote-client")
+        self._io = io or IoThread("easyremote-client")
+        self._settings = settings
         self._listener: CallLinkListener | None = None
         self._refused: Callable[[EasyRemoteError], None] | None = None
         self._taken_in: Callable[[dict[str, object]], None] | None = None
@@ -214,7 +219,9 @@ class ClientLink(LinkHandler):
         except (ValueError, OSError) as error:
             return NotConnectedError(f"the settings of EasyRemote cannot be used: {error}")
         self._parted = trio.Event()
-        link = Link(stream, self, dialer=True, outbox=self._io.outbox)
+        link = Link(
+            stream, self, dialer=True, outbox=self._io.outbox, settings=self._settings
+        )
         link.hello("client", {"token": resolved.token}, self._hello)
         try:
             with trio.CancelScope() as scope:

@@ -21,6 +21,7 @@ Source. decisions.md, "Processes of a node"; runtime.md.
 
 from __future__ import annotations
 
+import random
 import signal
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -42,7 +43,7 @@ from ..wire.message import Dispatch, Failure, decode
 from . import probe
 from .agent_calls import DispatchedCall, NestedCall, ticket_of
 from .agent_config import Announcement
-from .agent_session import GatewaySession
+from .agent_session import Dial, GatewaySession
 from .family import EXIT_FAILED, Family
 from .offer import NodeOffer
 from .process import become_subreaper
@@ -81,6 +82,7 @@ class Agent:
     def __init__(
         self, plan: RerunPlan | None, *, obstacle: str = "", restarts: bool = True,
         intensity: RestartIntensity = RESTARTS, drain_s: float = DRAIN_S,
+        connect: Dial | None = None, rng: random.Random | None = None,
     ) -> None:  # fmt: skip
         """Prepare an agent; inside a trio run.
 
@@ -90,11 +92,15 @@ class Agent:
             restarts: Whether a script that died is started again.
             intensity: How often.
             drain_s: How long running calls may go on when the node stops.
+            connect: How the gateway is dialled; over TLS by default.
+            rng: Spreads the attempts to come back to the gateway.
         """
         self.outbox = Outbox()
         self.exit_code = 0
         self.family = Family(self, plan, obstacle=obstacle, restarts=restarts, intensity=intensity)
         self._drain_s = drain_s
+        self._dial = connect or _dial
+        self._rng = rng
         self._timers = Timers(trio.current_time)
         self._buffers = Buffers(BUFFERED_BYTES_MAX)
         self._offer = NodeOffer()
@@ -126,22 +132,30 @@ class Agent:
             The exit code of this process. No child is left.
         """
         become_subreaper()
-        self.family.spec, self.family.serve = spec, serve
         with (
             trio.open_signal_receiver(*_stop_signals()) as stops,
             trio.open_signal_receiver(signal.SIGCHLD) as deaths,
         ):
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self._timers.run)
                 nursery.start_soon(self._watch_stops, stops)
                 nursery.start_soon(self._watch_deaths, deaths)
-                nursery.start_soon(self._detect)
-                nursery.start_soon(self.family.supervise, first)
-                await self._over.wait()
+                await self.serve(first, spec, serve)
                 nursery.cancel_scope.cancel()
         self.family.kill_rest()
         return self.exit_code or self.family.script_exit_code
+
+    async def serve(
+        self, first: Callable[[], WorkerProcess], spec: NodeSpec | None = None, serve: int = 1
+    ) -> None:
+        """Do what `run` does, but for signals and what concerns this process alone."""
+        self.family.spec, self.family.serve = spec, serve
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._timers.run)
+            nursery.start_soon(self._detect)
+            nursery.start_soon(self.family.supervise, first)
+            await self._over.wait()
+            nursery.cancel_scope.cancel()
 
     def start_task(self, async_fn: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Run a task that ends with the agent."""
@@ -189,7 +203,9 @@ class Agent:
         self._offer.take(offer, whole=first)
         session = self._session
         if session is None:
-            self._session = session = GatewaySession(self, spec, self.outbox, _dial)
+            self._session = session = GatewaySession(
+                self, spec, self.outbox, self._dial, self._rng
+            )
             self.start_task(self._connect, session)
         elif first:
             session.register()

@@ -32,6 +32,7 @@ from ..link import Link
 from ..log import Log
 from ..stream import Stream
 from ..timers import Timers
+from ..transport.byte_stream import ByteStream
 from ..transport.socket_stream import SocketStream
 from ..wire.errors import ErrorCode
 from ..wire.message import Failure, Kind, Register, Registered, Update, decode
@@ -103,23 +104,25 @@ class Worker(LinkHandler):
     """
 
     def __init__(
-        self, sock: socket.socket, table: FunctionTable, spec: NodeSpec, *,
-        group: str | None = None,
+        self, sock: socket.socket | ByteStream, table: FunctionTable, spec: NodeSpec, *,
+        group: str | None = None, io: IoThread | None = None,
     ) -> None:  # fmt: skip
         """Prepare a worker; `start` begins.
 
         Args:
-            sock: Connected to the agent; this object owns it from now on.
+            sock: Connected to the agent; this object owns it from now on. Simulations give a
+                stream in memory.
             table: What is offered, also after later changes.
             spec: What the node says about itself.
             group: The slot group of a replica that serves one function only; None of worker 0.
+            io: Where the link runs; a thread of its own by default.
         """
         self.error: EasyRemoteError | None = None
         self._sock = sock
         self._table = table
         self._spec = spec
         self._group = group
-        self._io = IoThread("easyremote-worker")
+        self._io = io or IoThread("easyremote-worker")
         self._timers = Timers(time.monotonic)
         self._link: Link | None = None
         self._registration: Stream | None = None
@@ -156,7 +159,8 @@ class Worker(LinkHandler):
 
     async def _run_link(self) -> None:
         try:
-            stream = SocketStream(self._sock, "agent")
+            sock = self._sock
+            stream = SocketStream(sock, "agent") if isinstance(sock, socket.socket) else sock
             self._link = link = Link(
                 stream, self, dialer=True, outbox=self._io.outbox, settings=worker_link_settings()
             )
