@@ -14,10 +14,15 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import NotConnectedError
+from .log import Log
+from .wire.settings import Settings
+
+_log = Log("config")
 
 PORT_DEFAULT = 8080
 """The port of a gateway where none is named."""
@@ -25,6 +30,11 @@ PORT_DEFAULT = 8080
 HOME_VARIABLE = "EASYREMOTE_HOME"
 GATEWAY_VARIABLE = "EASYREMOTE_GATEWAY"
 JOIN_VARIABLE = "EASYREMOTE_JOIN"
+LEASE_VARIABLE = "EASYREMOTE_LEASE_S"
+"""Seconds of silence after which this process takes the other end of a link for dead."""
+
+LEASE_S_MIN, LEASE_S_MAX = 0.5, 3600.0
+PINGS_A_LEASE = 3
 
 _HOST_LENGTH_MAX = 253
 """Longest name that DNS allows (RFC 1035 section 2.3.4)."""
@@ -180,6 +190,29 @@ def environment_gateway() -> Address | None:
 def environment_join() -> str | None:
     """Return the join string in `EASYREMOTE_JOIN`, not yet parsed, or None."""
     return os.environ.get(JOIN_VARIABLE, "").strip() or None
+
+
+def with_lease(settings: Settings) -> Settings:
+    """Return `settings` with the lease that `EASYREMOTE_LEASE_S` asks for, and pings to match.
+
+    Each end of a link has a lease of its own, so the two need not agree: whoever has the shorter
+    one pings more often, and an answer to a ping is a sign of life. A wrong value is reported and
+    ignored: it must not keep a node from serving.
+    """
+    text = os.environ.get(LEASE_VARIABLE, "").strip()
+    if not text:
+        return settings
+    try:
+        lease_s = float(text)
+    except ValueError:
+        lease_s = 0.0
+    if not LEASE_S_MIN <= lease_s <= LEASE_S_MAX:
+        _log.warning(
+            f"{LEASE_VARIABLE} is a time from {LEASE_S_MIN:g} to {LEASE_S_MAX:g} seconds; "
+            "it is ignored", given=text[:40],
+        )  # fmt: skip
+        return settings
+    return replace(settings, lease_s=lease_s, ping_every_s=lease_s / PINGS_A_LEASE)
 
 
 def file_settings() -> dict[str, Any]:

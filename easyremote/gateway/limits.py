@@ -1,13 +1,14 @@
 """Every limit of a gateway that is not one of the protocol, in one place, with its reason.
 
 Rules of this file. 1) The unit is in the name. 2) A test that needs a small world passes its own
-`GatewayLimits`; nothing reads a limit from anywhere else.
+`GatewayLimits`; but for the lease (`config.with_lease`) nothing reads a limit from anywhere else.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..config import with_lease
 from ..wire.settings import Settings
 
 
@@ -18,7 +19,7 @@ def link_settings() -> Settings:
     long path, and few enough that a handful of clients of one user stays below `queued_user_max`.
     A client holds back what exceeds it.
     """
-    return Settings(streams_credit=256, streams_credit_max=1024)
+    return with_lease(Settings(streams_credit=256, streams_credit_max=1024))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ side pings, neither has a lease, and neither must take its bytes within a deadli
 
 from __future__ import annotations
 
+from ..config import with_lease
 from ..wire.settings import Settings
 
 FOREVER_S = 1e9
@@ -29,4 +30,4 @@ def worker_link_settings() -> Settings:
 
 def gateway_link_settings() -> Settings:
     """Return what an agent grants its gateway: as usual, but the gateway speaks for many."""
-    return Settings(abuse_burst=ABUSE_BURST, abuse_refill_per_s=ABUSE_BURST)
+    return with_lease(Settings(abuse_burst=ABUSE_BURST, abuse_refill_per_s=ABUSE_BURST))

@@ -1,0 +1,1 @@
+"""Programs that a campaign runs as processes of their own."""
