@@ -22,6 +22,7 @@ from collections.abc import Callable
 import trio
 
 from ..bridge import IoThread
+from ..config import with_lease
 from ..errors import (
     AuthenticationError,
     EasyRemoteError,
@@ -79,7 +80,7 @@ class ClientLink(LinkHandler):
         self._network = network or RealNetwork()
         self._backoff = backoff or Backoff()
         self._io = io or IoThread("easyremote-client")
-        self._settings = settings
+        self._settings = settings or with_lease(Settings())
         self._listener: CallLinkListener | None = None
         self._refused: Callable[[EasyRemoteError], None] | None = None
         self._taken_in: Callable[[dict[str, object]], None] | None = None
