@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 
 from .errors import EasyRemoteError
 from .handlers import StreamHandler
+from .wire.credit import cost
 from .wire.errors import ErrorCode
 from .wire.frame import HEADER_SIZE
 from .wire.message import TERMINAL
@@ -68,6 +69,8 @@ class Buffers:
 class Flow:
     """Bytes that came on one side of a pair and have not left us on the other.
 
+    Each frame counts as it does for credit, which is about what it costs us: never nothing.
+
     Attributes:
         owed_bytes: Those for which the stream has not got its credit.
         moved_bytes: All that have left us; stands still when the other side is stuck.
@@ -87,8 +90,9 @@ class Flow:
         self.watched = False
 
     def came(self, size_bytes: int) -> None:
-        """Bytes have come from the source."""
+        """A frame with so many bytes has come from the source."""
         buffers = self._buffers
+        size_bytes = cost(size_bytes)
         self.owed_bytes += size_bytes
         if buffers.used_bytes + size_bytes <= buffers.limit_bytes and self._source is not None:
             buffers.used_bytes += size_bytes

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .handlers import StreamHandler
+from .wire.credit import cost
 from .wire.errors import ErrorCode
 from .wire.message import Message, kind_of
 from .wire.message import encode as encode_message
@@ -63,25 +64,28 @@ class Stream:
         self.link.connection.watch(self.stream_id)
 
     def consumed(self, size_bytes: int) -> None:
-        """Bytes received here have left our memory: the peer gets credit (relay only)."""
+        """A frame with so many bytes has left our memory: the peer gets credit (relay only)."""
         link = self.link
-        link.connection.consumed(self.stream_id, size_bytes)
+        link.connection.consumed(self.stream_id, cost(size_bytes))
         link.outbox.mark(link)
 
-    def stored(self, size_bytes: int) -> None:
-        """Bytes received here are in memory that we account for: the link gets its credit.
+    def stored(self, counted: int) -> None:
+        """What was received here is in memory that we account for: the link gets its credit.
+
+        Args:
+            counted: What the frames count (`wire.credit.cost`).
 
         The stream gets its own by `passed_on`. So one stream whose bytes go nowhere never uses
         up the credit of its link.
         """
         link = self.link
-        link.connection.credit_connection(size_bytes)
+        link.connection.credit_connection(counted)
         link.outbox.mark(link)
 
-    def passed_on(self, size_bytes: int) -> None:
-        """Bytes that were `stored` have left our memory: the stream gets its credit."""
+    def passed_on(self, counted: int) -> None:
+        """What was `stored` has left our memory: the stream gets its credit."""
         link = self.link
-        link.connection.consumed_on_stream(self.stream_id, size_bytes)
+        link.connection.consumed_on_stream(self.stream_id, counted)
         link.outbox.mark(link)
 
     @property

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import event as ev
 from .buffer import fresh_frame
+from .credit import cost
 from .errors import ErrorCode, RemoteProtocolError
 from .frame import END, FLAGS_ALLOWED, HEADER_SIZE, LAST, FrameType
 from .granting import credit, credit_connection, inflow_of
@@ -34,7 +35,8 @@ class Incoming(NamedTuple):
     flags: int
     frame: memoryview | None
     """Memory of its own, where no destination was named."""
-    size_bytes: int
+    counted: int
+    """What the frame counts of the credit."""
 
 
 def begin(connection: Connection, length: int, flags: int, kind: int, stream_id: int) -> None:
@@ -50,29 +52,30 @@ def begin(connection: Connection, length: int, flags: int, kind: int, stream_id:
         raise RemoteProtocolError(ErrorCode.FRAME_TOO_LARGE, f"a DATA frame of {length} bytes")
     if length == 0:
         raise RemoteProtocolError(ErrorCode.PROTOCOL, "an empty DATA frame")
-    if not connection.inflow.take(length):
+    counted = cost(length)
+    if not connection.inflow.take(counted):
         raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more bytes than were granted")
     record = connection.streams.get(stream_id)
     frame: memoryview | None = None
     if record is None:
         late(connection, stream_id)
-        credit_connection(connection, length)
+        credit_connection(connection, counted)
     else:
-        _check(connection, record, length, flags)
+        _check(connection, record, counted, flags)
     if record is None or record.targets is None:
         frame = fresh_frame(length)
         destination = frame[HEADER_SIZE:]
     else:
         destination = _target(record, record.targets, length)
-    connection.bulk = Incoming(record, flags, frame, length)
+    connection.bulk = Incoming(record, flags, frame, counted)
     if connection.buffer.redirect(destination):
         complete(connection)
 
 
-def _check(connection: Connection, record: StreamRecord, length: int, flags: int) -> None:
+def _check(connection: Connection, record: StreamRecord, counted: int, flags: int) -> None:
     if not record.more:
         raise RemoteProtocolError(ErrorCode.STREAM_STATE, "a DATA frame without a message")
-    if not inflow_of(connection, record).take(length):
+    if not inflow_of(connection, record).take(counted):
         raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more bytes than were granted")
     if flags & END and not flags & LAST:
         raise RemoteProtocolError(ErrorCode.PROTOCOL, "END inside segments")
@@ -98,12 +101,12 @@ def _target(record: StreamRecord, targets: list[memoryview], length: int) -> mem
 def complete(connection: Connection) -> None:
     """The DATA frame is whole: report it."""
     assert connection.bulk is not None
-    record, flags, frame, size_bytes = connection.bulk
+    record, flags, frame, counted = connection.bulk
     connection.bulk = None
     if record is None:
         return
     if connection.streams.get(record.stream_id) is not record:  # Given up meanwhile.
-        credit_connection(connection, size_bytes)
+        credit_connection(connection, counted)
         return
     last, end = bool(flags & LAST), bool(flags & END)
     if last:
@@ -113,9 +116,9 @@ def complete(connection: Connection) -> None:
     if frame is not None:
         connection.events.append(ev.DataReceived(record.stream_id, frame, last, end))
         if not record.manual:
-            credit(connection, record, size_bytes)
+            credit(connection, record, counted)
     else:
-        credit(connection, record, size_bytes)
+        credit(connection, record, counted)
         if last:
             _filled(connection, record, end)
     connection.forget_if_over(record)

@@ -47,6 +47,8 @@ class Connection(Life):
         inflow: Credit that we granted over all streams.
         streams_in: Stream credit that we granted to the peer.
         streams_out: Streams that we may open in all, as the peer granted.
+        grants: CREDIT frames that came for the connection as a whole.
+        grants_of_streams: STREAMS frames that came.
     """
 
     def __init__(self, *, dialer: bool, now: float, settings: Settings | None = None) -> None:
@@ -59,6 +61,8 @@ class Connection(Life):
         )
         self.streams_out = 0
         self.opened = 0
+        self.grants = 0
+        self.grants_of_streams = 0
         self.peer_stream_id = 0
         self.peer_window_stream = 0
         self.given_up: dict[int, None] = {}

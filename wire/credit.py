@@ -16,9 +16,18 @@ from __future__ import annotations
 
 TOTAL_MAX = (1 << 62) - 1
 
+FRAME_COST_MIN = 512
+"""Bytes that a frame counts at least: about what it costs whoever holds it, so that a window of
+empty frames fills no more memory than a window of bytes."""
+
 GROWTH_FLOOR_S = 0.002
 """A window emptied faster than this is too small on any path: hops add time that pings miss. Not
 more, for what a window holds beyond the path is a queue in which small messages wait."""
+
+
+def cost(size_bytes: int) -> int:
+    """Return what a frame with so many bytes of payload counts, on its stream and in all."""
+    return max(size_bytes, FRAME_COST_MIN)
 
 
 class Inflow:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from . import bulk, greeting
 from . import event as ev
-from .credit import TOTAL_MAX
+from .credit import TOTAL_MAX, cost
 from .errors import CodecError, ErrorCode, RemoteProtocolError
 from .frame import END, FLAGS_ALLOWED, MORE, PREAMBLE, STREAM_ID_MAX, FrameType, pack
 from .granting import credit, credit_connection, inflow_of
-from .misconduct import charge, late, once_was
+from .misconduct import CANCELS_FREE, charge, crumbs, idle, late, late_control
 from .notices import STRENGTH_MAX
 from .stream import StreamInput, StreamRecord, StreamState
 
@@ -132,26 +132,26 @@ def _on_message(
 ) -> None:
     if flags & ~(END | MORE) or flags == END | MORE:
         raise RemoteProtocolError(ErrorCode.PROTOCOL, "MESSAGE with flags that it cannot have")
-    size = len(payload)
-    if not connection.inflow.take(size):
+    counted = cost(len(payload))
+    if not connection.inflow.take(counted):
         raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more bytes than were granted")
     record = connection.streams.get(stream_id)
     if record is None:
         late(connection, stream_id)
-        credit_connection(connection, size)
+        credit_connection(connection, counted)
         return
     if record.more:
         raise RemoteProtocolError(ErrorCode.STREAM_STATE, "a message before the segments' end")
     more, end = bool(flags & MORE), bool(flags & END)
-    if (not end or record.inflow is not None) and not inflow_of(connection, record).take(size):
+    if (not end or record.inflow is not None) and not inflow_of(connection, record).take(counted):
         raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "more bytes than were granted")
     connection.step(record, _RECEIVE_END if end else _RECEIVE)
     if more:
         record.more = True
     if end:
-        credit_connection(connection, size)  # A window holds one message: no need to count it.
+        credit_connection(connection, counted)  # A window holds one message: no need to count it.
     elif not record.manual:
-        credit(connection, record, size)
+        credit(connection, record, counted)
     connection.events.append(ev.MessageReceived(stream_id, kind, payload, more, end))
     if end:
         connection.forget_if_over(record)
@@ -214,6 +214,9 @@ def _on_streams(connection: Connection, stream_id: int, payload: bytes) -> None:
     (total,) = greeting.checked(payload, int)[:1]
     if not connection.streams_out <= total <= STREAM_ID_MAX:
         raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "stream credit was taken back")
+    connection.grants_of_streams += 1
+    if connection.grants_of_streams - 1 > connection.opened:
+        charge(connection, 1.0)
     connection.streams_out = total
     connection.events.append(ev.CreditReceived(streams=True))
 
@@ -221,15 +224,20 @@ def _on_streams(connection: Connection, stream_id: int, payload: bytes) -> None:
 def _on_credit(connection: Connection, stream_id: int, payload: bytes) -> None:
     (total,) = greeting.checked(payload, int)[:1]
     if stream_id == 0:
-        if not connection.out.outflow.grant(total):
+        outflow = connection.out.outflow
+        if not outflow.grant(total):
             raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "byte credit was taken back")
+        connection.grants += 1
+        crumbs(connection, connection.grants, outflow.sent)
     else:
         record = connection.streams.get(stream_id)
         if record is None:
-            once_was(connection, stream_id)
+            late_control(connection, stream_id, len(payload))
             return
         if not record.granted <= total <= TOTAL_MAX:
             raise RemoteProtocolError(ErrorCode.FLOW_CONTROL, "byte credit was taken back")
+        record.grants += 1
+        crumbs(connection, record.grants, record.sent)
         record.granted = total
         connection.out.schedule(record)
     connection.events.append(ev.CreditReceived(streams=False))
@@ -239,7 +247,10 @@ def _on_reset(connection: Connection, stream_id: int, payload: bytes) -> None:
     code, reason = greeting.checked(payload, int, str)[:2]
     record = connection.streams.get(stream_id)
     if record is None:
-        late(connection, stream_id)
+        if stream_id in connection.given_up:
+            idle(connection, len(payload))
+        else:
+            late(connection, stream_id)
         return
     if not record.accepted and not _is_ours(connection, stream_id):
         charge(connection, 1.0)
@@ -256,26 +267,32 @@ def _is_ours(connection: Connection, stream_id: int) -> bool:
     return stream_id % 2 == connection.next_stream_id % 2
 
 
-def _ids(connection: Connection, payload: bytes) -> list[int]:
-    """Return which streams of ours a notice speaks of."""
+def _ids(connection: Connection, payload: bytes, news: int) -> list[int]:
+    """Return of which streams of ours a notice tells something new."""
     ids = greeting.checked(payload)
     if not ids:
         raise RemoteProtocolError(ErrorCode.PROTOCOL, "an empty notice")
     if any(type(stream_id) is not int for stream_id in ids):
         raise CodecError("stream ids are integers")
     streams, parity = connection.streams, connection.next_stream_id % 2
-    return [i for i in dict.fromkeys(ids) if i % 2 == parity and i in streams]
+    known = [streams[i] for i in dict.fromkeys(ids) if i % 2 == parity and i in streams]
+    fresh = [record for record in known if record.told < news]
+    for record in fresh:
+        record.told = news
+    if not fresh:
+        idle(connection, len(payload))
+    return [record.stream_id for record in fresh]
 
 
 def _on_accept(connection: Connection, stream_id: int, payload: bytes) -> None:
     del stream_id
-    if ids := _ids(connection, payload):
+    if ids := _ids(connection, payload, 1):
         connection.events.append(ev.StreamsAccepted(ids))
 
 
 def _on_started(connection: Connection, stream_id: int, payload: bytes) -> None:
     del stream_id
-    if ids := _ids(connection, payload):
+    if ids := _ids(connection, payload, 2):
         connection.events.append(ev.StreamsStarted(ids))
 
 
@@ -295,8 +312,15 @@ def _on_cancel(connection: Connection, stream_id: int, payload: bytes) -> None:
             raise CodecError("a cancel with a strength or a grace that does not exist")
         if target in connection.streams and not _is_ours(connection, target):
             cancels[target] = max(cancels.get(target, (0, -1, 0)), (target, strength, grace_ms))
-    if cancels:
-        connection.events.append(ev.CancelReceived(list(cancels.values())))
+    if not cancels:
+        idle(connection, len(payload))
+        return
+    for target in cancels:
+        record = connection.streams[target]
+        record.cancels += 1
+        if record.cancels > CANCELS_FREE:
+            charge(connection, 1.0)
+    connection.events.append(ev.CancelReceived(list(cancels.values())))
 
 
 _Handler = Callable[["Connection", int, bytes], None]

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from .credit import Outflow
+from .credit import FRAME_COST_MIN, Outflow, cost
 from .frame import END, HEADER, HEADER_SIZE, LAST, FrameType, pack_header
 from .settings import Settings
 from .stream import StreamRecord, StreamState
@@ -51,11 +51,12 @@ class Segment:
 class RelayFrame:
     """A whole DATA frame taken from another connection, header space in front."""
 
-    __slots__ = ("flags", "frame")
+    __slots__ = ("flags", "frame", "owed")
 
     def __init__(self, frame: memoryview, flags: int) -> None:
         self.frame = frame
         self.flags = flags
+        self.owed = cost(len(frame) - HEADER_SIZE)  # What it counted where it came in.
 
 
 class Outgoing:
@@ -65,7 +66,8 @@ class Outgoing:
         outflow: Credit of the whole connection.
         pending_bytes: Bytes in the express lane.
         opening_bytes: At least those of them that open streams: our own wish, not the peer's.
-        drained: (stream id, bytes) of watched streams, as they were framed.
+        drained: (stream id, credit used) of watched streams, as they were framed; of a frame
+            from another connection what it counted there, however it was divided.
         calm: Slices sent since the last small frame; while it is low, slices are short.
         emptied: Streams that were closed and have now sent all that they had queued.
     """
@@ -113,20 +115,21 @@ class Outgoing:
     def message(self, record: StreamRecord, frame: bytes) -> None:
         """Send a message, at once if its stream has credit and nothing queued."""
         size = len(frame) - HEADER_SIZE
-        sent = record.sent + size
+        counted = max(size, FRAME_COST_MIN)
+        sent = record.sent + counted
         outflow = self.outflow
         if (
             not record.queue
             and sent <= record.granted
-            and outflow.sent + size <= outflow.granted
+            and outflow.sent + counted <= outflow.granted
             and self.pending_bytes < EXPRESS_MAX
         ):
             record.sent = sent
-            outflow.sent += size
+            outflow.sent += counted
             self.express.append(frame)
             self.pending_bytes += len(frame)
             if record.watched:
-                self.drained.append((record.stream_id, size))
+                self.drained.append((record.stream_id, counted))
             return
         self._queue(record, frame, size)
 
@@ -200,12 +203,14 @@ class Outgoing:
         assert queue
         entry = queue[0]
         left = min(record.granted - record.sent, self.outflow.left)
+        if left < FRAME_COST_MIN:
+            return []
         if type(entry) is bytes:
             size = len(entry) - HEADER_SIZE
             if size > left:
                 return []
             queue.popleft()
-            self._charge(record, size)
+            self._charge(record, size, cost(size))
             return [entry]
         if type(entry) is RelayFrame:
             return self._relay_slice(record, entry, left)
@@ -217,15 +222,13 @@ class Outgoing:
         size = min(total - entry.offset, settings.frame_data_bytes_max, left)
         if busy:
             size = min(size, settings.slice_bytes_while_busy)
-        if size <= 0:
-            return []
         begin = entry.offset
         entry.offset += size
         flags = 0
         if entry.offset == total:
             queue.popleft()
             flags = entry.flags
-        self._charge(record, size)
+        self._charge(record, size, cost(size))
         return [pack_header(size, flags, record.stream_id), entry.view[begin : begin + size]]
 
     def _relay_slice(self, record: StreamRecord, entry: RelayFrame, left: int) -> Chunk:
@@ -235,26 +238,27 @@ class Outgoing:
         """
         assert record.queue
         frame = entry.frame
-        size, flags = len(frame) - HEADER_SIZE, entry.flags
+        size, flags, left_us = len(frame) - HEADER_SIZE, entry.flags, entry.owed
         if size > left:
-            if left <= 0:
-                return []
-            size, flags = left, 0
+            size = left_us = left
+            flags = 0
             entry.frame = frame[size:]
+            entry.owed -= left
         else:
             record.queue.popleft()
         HEADER.pack_into(frame, 0, size, FrameType.DATA, flags, 0, record.stream_id)
-        self._charge(record, size)
+        self._charge(record, size, left_us)
         return [frame[: HEADER_SIZE + size]]
 
-    def _charge(self, record: StreamRecord, size_bytes: int) -> None:
-        record.sent += size_bytes
-        self.outflow.sent += size_bytes
+    def _charge(self, record: StreamRecord, size_bytes: int, left_us: int) -> None:
+        counted = cost(size_bytes)
+        record.sent += counted
+        self.outflow.sent += counted
         record.queued_bytes -= size_bytes
         if not record.queue and record.state is _CLOSED:
             self.emptied.append(record)
         if record.watched:
-            self.drained.append((record.stream_id, size_bytes))
+            self.drained.append((record.stream_id, left_us))
 
 
 class Silent(Outgoing):

@@ -89,6 +89,9 @@ class StreamRecord:
         manual: Credit returns only when the owner says that bytes were consumed.
         watched: Report the bytes of this stream as they are framed.
         accepted: We have taken responsibility for it: the peer may reset it free of charge.
+        grants: CREDIT frames that came for it.
+        cancels: Times that the peer asked to stop it.
+        told: What the peer has told of it: 1 ACCEPT, 2 STARTED.
         released: Its work is gone: its stream credit returns as soon as it is over.
     """
 
@@ -106,6 +109,9 @@ class StreamRecord:
     watched: bool = False
     accepted: bool = False
     released: bool = False
+    grants: int = 0
+    cancels: int = 0
+    told: int = 0
 
     def __init__(self, stream_id: int, granted: int) -> None:
         self.stream_id = stream_id

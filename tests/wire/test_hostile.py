@@ -18,6 +18,8 @@ from .pair import Pair, take, written
 EMPTY = cbor.encode_frame([])
 NO_MERCY = Settings(abuse_burst=0.0, abuse_refill_per_s=0.0)
 """The first frame that is not free ends the connection."""
+NO_CHARGE = Settings(abuse_burst=0.99, abuse_refill_per_s=0.0)
+"""So does the first that is charged, or the 64th that is idle."""
 
 
 def lost(events: list[ev.Event]) -> ErrorCode | None:
@@ -34,9 +36,9 @@ def lost(events: list[ev.Event]) -> ErrorCode | None:
 
 @pytest.mark.parametrize("mib", [0.9, 2, 5])
 def test_large_results_never_use_up_the_budget_of_whoever_takes_them(mib: float) -> None:
-    """Credit that crosses the end of a stream is free, on both sides of it."""
+    """Credit that crosses the end of a stream is as good as free, on both sides of it."""
     size = int(mib * (1 << 20))
-    pair = Pair(NO_MERCY)
+    pair = Pair(NO_CHARGE)
     pair.on_event = lambda connection, event: (
         connection.fill(event.stream_id, [memoryview(bytearray(size))])
         if isinstance(event, ev.MessageReceived | ev.StreamOpened) and event.more
@@ -74,7 +76,7 @@ def test_resets_of_what_was_accepted_and_by_the_callee_are_free() -> None:
 
 def test_a_relay_is_not_charged_for_credit_that_comes_late() -> None:
     """A stream that once was may still get credit; one that never was may not."""
-    pair = Pair(NO_MERCY)
+    pair = Pair()
     stream_id = pair.a.open(Kind.CALL, EMPTY, end=True)
     pair.pump()
     pair.b.send(stream_id, Kind.RESULT, EMPTY, end=True)
@@ -84,6 +86,135 @@ def test_a_relay_is_not_charged_for_credit_that_comes_late() -> None:
     assert take(pair.b, late * 1000) == []
     never = pack(FrameType.CREDIT, 0, 0, stream_id + 2, cbor.encode_frame([1 << 30]))
     assert lost(take(pair.b, never)) is ErrorCode.STREAM_STATE
+
+
+# ---- frames that are cheap to send --------------------------------------------------------------
+
+
+def said(type_: FrameType, stream_id: int, fields: list[object]) -> bytes:
+    """A control frame."""
+    return pack(type_, 0, 0, stream_id, cbor.encode_frame(fields))
+
+
+def counted(fields: list[object], number: int) -> list[object]:
+    """Put a number where three dots are."""
+    return [
+        counted(one, number) if isinstance(one, list) else number if one is ... else one
+        for one in fields
+    ]
+
+
+def busy_pair() -> tuple[Pair, int]:
+    """A pair with a stream that `a` opened and that both sides have accepted and started."""
+    pair = Pair()
+    stream_id = pair.a.open(Kind.CALL, EMPTY)
+    pair.pump()
+    pair.b.started(stream_id)
+    pair.wait(0.1)
+    return pair, stream_id
+
+
+@pytest.mark.parametrize(
+    ("role", "type_", "on_stream", "fields"),
+    [
+        ("a", FrameType.ACCEPT, False, [1]),
+        ("a", FrameType.STARTED, False, [1]),
+        ("b", FrameType.STARTED, False, [1]),
+        ("b", FrameType.CANCEL, False, [[1, 2, ...]]),
+        ("b", FrameType.CANCEL, False, [[2, 2, ...]]),
+        ("a", FrameType.CREDIT, False, [...]),
+        ("b", FrameType.CREDIT, False, [...]),
+        ("b", FrameType.CREDIT, True, [...]),
+        ("a", FrameType.STREAMS, False, [...]),
+        ("b", FrameType.STREAMS, False, [1 << 40]),
+    ],
+)
+def test_no_control_frame_can_be_sent_without_end(
+    role: str, type_: FrameType, on_stream: bool, fields: list[object]
+) -> None:
+    """Whatever needs no credit draws on the budget when it is repeated, useful or not."""
+    pair, stream_id = busy_pair()
+    receiver = pair.a if role == "a" else pair.b
+    for i in range(10_000):
+        frame = said(type_, stream_id if on_stream else 0, counted(fields, (1 << 40) + i))
+        if lost(take(receiver, frame, pair.now)) is ErrorCode.ABUSE:
+            break
+    else:
+        raise AssertionError("the flood is borne for ever")
+
+
+def test_resets_of_a_stream_given_up_cannot_be_sent_without_end() -> None:
+    """One may have crossed ours; thousands have not."""
+    pair, stream_id = busy_pair()
+    pair.b.reset(stream_id, ErrorCode.STALLED, "")
+
+    events = take(pair.b, said(FrameType.RESET, stream_id, [24, ""]) * 10_000, pair.now)
+
+    assert lost(events) is ErrorCode.ABUSE
+
+
+def test_a_long_idle_frame_costs_more_than_a_short_one() -> None:
+    """A frame that has no effect still has to be read."""
+    pair = Pair()
+    long = said(FrameType.ACCEPT, 0, list(range(20_000)))
+    left = pair.b.budget.left
+
+    take(pair.b, long, pair.now)
+
+    assert left - pair.b.budget.left == (1 + (len(long) - 16) // 1024) / 64
+
+
+def test_credit_for_what_was_sent_is_free_however_long_it_goes_on() -> None:
+    """An honest receiver's grants and stream credit never draw on the budget of their receiver."""
+    pair = Pair(
+        Settings(
+            abuse_burst=0.99, abuse_refill_per_s=0.0, streams_credit=1, streams_credit_max=1,
+            window_connection_bytes=128 * 1024, window_connection_bytes_max=128 * 1024,
+            window_stream_bytes=128 * 1024, window_stream_bytes_max=128 * 1024,
+        )
+    )  # fmt: skip
+    pair.on_event = lambda connection, event: (
+        connection.release(event.stream_id) if isinstance(event, ev.StreamOpened) else None
+    )
+    for _ in range(200):
+        stream_id = pair.a.open(Kind.CALL, EMPTY)
+        for _ in range(4):
+            pair.a.send(stream_id, Kind.ITEM, bytes(60_000))
+            pair.pump()
+        pair.a.send(stream_id, Kind.ITEM, EMPTY, end=True)
+        pair.pump()
+        pair.b.send(stream_id, Kind.RESULT, EMPTY, end=True)
+        pair.pump()
+    assert pair.a.budget.left > 0.9
+    assert pair.b.budget.left == 0.99
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512])
+def test_even_an_empty_frame_uses_up_credit(size: int) -> None:
+    """A window of frames holds no more of them than a window of half KiB each."""
+    small = Settings(window_stream_bytes=128 * 1024, window_stream_bytes_max=128 * 1024)
+    pair = Pair(small)
+    take(pair.b, pack(FrameType.OPEN, 0, Kind.CALL, 1, EMPTY))
+    pair.b.manual_credit(1)
+    one = pack(FrameType.MESSAGE, 0, Kind.ITEM, 1, bytes(size))
+
+    events = take(pair.b, one * 256)
+    assert len(events) == 256
+    assert lost(take(pair.b, one)) is ErrorCode.FLOW_CONTROL
+
+
+def test_a_sender_that_is_granted_crumbs_waits_for_a_bite() -> None:
+    """Credit below what a frame counts makes nobody cut bulk into bytes."""
+    pair = Pair(settings_b=Settings(window_stream_bytes=128 * 1024))
+    stream_id = pair.a.open(Kind.CALL, EMPTY, [memoryview(bytes(300_000))])
+    written(pair.a)
+    record = pair.a.streams[stream_id]
+    assert record.granted - record.sent == 0
+    for extra in range(1, 512, 50):
+        take(pair.a, said(FrameType.CREDIT, stream_id, [record.sent + extra]))
+        assert written(pair.a) == b""
+    take(pair.a, said(FrameType.CREDIT, stream_id, [record.sent + 512]))
+    assert len(written(pair.a)) == 16 + 512
 
 
 # ---- memory --------------------------------------------------------------------------------------
