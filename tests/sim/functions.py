@@ -1,0 +1,171 @@
+"""The bodies that run on the nodes of a simulation, and the record of every start.
+
+Theory. The bodies are the ground truth. Each start of each body is written down before anything
+else happens in it, in memory that no crash reaches. What a call may answer follows from its
+arguments, so every result can be judged without knowing what went on.
+
+Rules of this file. 1) A body finds its world in a context variable of its process. 2) Every body is
+an async function under trio: it runs as a task of its host, and is frozen and killed with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from easyremote.client.options import Route
+from easyremote.node.context import current_task
+from easyremote.node.options import parse
+from easyremote.node.register import Function, FunctionTable, build
+
+if TYPE_CHECKING:
+    from .hosts import Script
+
+SCRIPT: ContextVar[Script] = ContextVar("SCRIPT")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of a body."""
+
+    at: float
+    call_id: bytes
+    attempt: int
+    node: str
+    boot: int
+
+
+class PlannedError(ValueError):
+    """What the body of `fail` raises."""
+
+
+def answer(number: int) -> int:
+    """What a call with this number returns."""
+    return number * 7 + 3
+
+
+def _begin(name: str, number: int) -> list[Any]:
+    """Note a start; return what the result says about where it was made."""
+    task, script = current_task.get(), SCRIPT.get()
+    assert task is not None
+    world, node = script.host.world, script.host
+    start = Start(trio.current_time(), task.call.call_id, task.call.attempt, node.name, node.boots)
+    world.started(start)
+    world.log.say(
+        node.name, "body starts", fn=name, call=number, id=start.call_id.hex()[:8],
+        attempt=start.attempt,
+    )  # fmt: skip
+    return [answer(number), start.node, start.boot, start.attempt]
+
+
+async def plain(number: int) -> list[Any]:
+    """Return at once."""
+    return _begin("plain", number)
+
+
+async def fail(number: int) -> None:
+    """Raise what is known beforehand."""
+    _begin("fail", number)
+    raise PlannedError(f"planned {number}")
+
+
+async def slow(number: int, seconds: float) -> list[Any]:
+    """Take some time, and stop when told to."""
+    said = _begin("slow", number)
+    await trio.sleep(seconds)
+    return said
+
+
+async def stubborn(number: int, seconds: float) -> list[Any]:
+    """Take some time, whatever one is told."""
+    said = _begin("stubborn", number)
+    with trio.CancelScope(shield=True):
+        await trio.sleep(seconds)
+    return said
+
+
+async def big(number: int, blob: bytes, size_bytes: int) -> list[Any]:
+    """Take and return many bytes."""
+    said = _begin("big", number)
+    return [*said, len(blob), bytes([number % 251]) * size_bytes]
+
+
+async def crash(number: int) -> None:
+    """Die with the whole process."""
+    _begin("crash", number)
+    SCRIPT.get().die()
+    await trio.sleep_forever()
+
+
+async def count(number: int, items: int, pause_s: float) -> AsyncIterator[list[int]]:
+    """Yield numbered items."""
+    _begin("count", number)
+    for index in range(items):
+        if pause_s:
+            await trio.sleep(pause_s)
+        yield [number, index]
+
+
+async def total(number: int, items: Any) -> list[Any]:
+    """Take numbered items; return how many came in order."""
+    said = _begin("total", number)
+    seen = 0
+    async for item in items:
+        if item != [number, seen]:
+            return [*said, "out of order", item, seen]
+        seen += 1
+    return [*said, seen]
+
+
+async def mirror(number: int, items: Any) -> AsyncIterator[Any]:
+    """Yield every item that comes."""
+    _begin("mirror", number)
+    async for item in items:
+        yield item
+
+
+async def nested(number: int, depth: int) -> list[Any]:
+    """Call another function, several calls deep; return the sum of all answers."""
+    said = _begin("nested", number)
+    script = SCRIPT.get()
+    if depth <= 0:
+        return said
+    future = script.session.submit(Route("nested"), (number + 1, depth - 1), {})
+    below = await future
+    return [said[0] + below[0], *said[1:]]
+
+
+def nested_answer(number: int, depth: int) -> int:
+    """What `nested` returns."""
+    return sum(answer(number + level) for level in range(depth + 1))
+
+
+BODIES: dict[str, Callable[..., Any]] = {
+    fn.__name__: fn
+    for fn in (plain, fail, slow, stubborn, big, crash, count, total, mirror, nested)
+}
+
+_built: dict[tuple[str, int | None], Function] = {}
+
+
+def table(slots: int | None) -> FunctionTable:
+    """Return the functions of a node.
+
+    Args:
+        slots: Calls at once of each function; None for as many as come.
+    """
+    made = FunctionTable()
+    for name, fn in BODIES.items():
+        own = None if name == "nested" else slots
+        function = _built.get((name, own))
+        if function is None:
+            keywords: dict[str, Any] = {"async_backend": "trio"}
+            if own is not None:
+                keywords["max_concurrency"] = own
+            function = _built[name, own] = build(fn, parse(keywords), 1)
+        made.add(function, replace=True)
+    return made

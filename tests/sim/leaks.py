@@ -1,0 +1,64 @@
+"""Nothing is left behind: after every timer has passed, an idle cluster holds nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .hosts import ClientHost, GatewayHost, NodeHost
+    from .world import World
+
+
+def _gateway(host: GatewayHost) -> dict[str, int]:
+    gateway = host.gateway
+    assert gateway is not None
+    dispatcher, nodes = gateway.dispatcher, gateway.registry.nodes.values()
+    registrations = sum(session.node is not None for session in gateway.sessions)
+    return {
+        "calls pending": dispatcher.pending,
+        "calls queued": dispatcher.placer.queued,
+        "calls leaving": len(dispatcher.leaving),
+        "calls parked": len(dispatcher.parking),
+        "bytes parked": dispatcher.parking.bytes_kept,
+        "bytes buffered": dispatcher.buffers.used_bytes,
+        "calls at nodes": sum(len(node.running) for node in nodes),
+        "slots busy": sum(group.busy for node in nodes for group in node.groups.values()),
+        "streams": sum(s.link.streams_open for s in gateway.sessions) - registrations,
+    }
+
+
+def _node(host: NodeHost) -> dict[str, int]:
+    agent = host.agent
+    assert agent is not None
+    scripts = [script for script in host.scripts if script.worker is not None]
+    workers = [script.worker for script in scripts if script.worker is not None]
+    return {
+        "calls running": len(agent._running),
+        "nested calls": sum(call.waiting for call in agent._nested),
+        "bytes buffered": agent._buffers.used_bytes,
+        "calls held": agent.family.main.held,
+        "timers": len(agent._timers),
+        "calls in workers": sum(worker.in_flight for worker in workers),
+        "nested calls unsettled": sum(len(script.session.unsettled) for script in scripts),
+    }
+
+
+def _client(host: ClientHost) -> dict[str, int]:
+    session = host.session
+    assert session is not None
+    return {
+        "calls unsettled": len(session.unsettled),
+        "calls held": len(session._held) + len(session._fresh),
+        "calls to go again": len(session._again),
+    }
+
+
+def check_leaks(world: World) -> None:
+    """Report whatever is still held; everybody must be up and connected."""
+    found = {world.gateway.name: _gateway(world.gateway)}
+    found |= {node.name: _node(node) for node in world.nodes}
+    found |= {client.name: _client(client) for client in world.clients}
+    for name, held in found.items():
+        for what, number in held.items():
+            if number:
+                world.violation("LEAK", f"{name} still has {number} {what}")

@@ -1,0 +1,187 @@
+"""One seed from start to end: boot, safety, healing, liveness, silence, and the checks.
+
+    boot -> SAFETY: load and faults -> heal -> LIVENESS: all decided, all back, probes answered
+         -> silence until every timer has passed -> nothing is left
+
+A run that takes longer in real time than `REAL_S_MAX` spins without the clock going on: a bug.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import trio
+
+from .checkers import all_decided, check_all
+from .coverage import Probes
+from .faulting import heal_all, plan_faults, run_faults
+from .leaks import check_leaks
+from .scenario import Scenario, draw
+from .seeded import child, run
+from .stage import install_queue
+from .workload import CallPlan, make_call, plan_calls, run_workload
+from .world import Template, World
+
+REAL_S_MAX = 120
+STEP_S = 0.5
+
+
+@dataclass
+class Report:
+    """What a run was like."""
+
+    seed: int
+    virtual_s: float = 0.0
+    real_s: float = 0.0
+    calls: int = 0
+    starts: int = 0
+    digest: str = ""
+    violations: list[tuple[str, str]] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    reached: Counter[str] = field(default_factory=Counter)
+    lines: list[str] = field(default_factory=list)
+
+
+class Bench:
+    """The folder and the database that all runs of a process share. Use it as a context manager."""
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="easyremote-sim-")
+        self.folder = Path(self._folder.name)
+        self.template = Template(self.folder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def run_seed(self, seed: int, *, echo: bool = False) -> Report:
+        """Run a seed."""
+        scenario, report, probes = draw(seed), Report(seed), Probes()
+        started = time.perf_counter()
+        logging.disable(logging.NOTSET if echo else logging.CRITICAL)
+
+        async def main() -> None:
+            install_queue()
+            async with trio.open_nursery() as nursery:
+                world = World(seed, scenario, self.template, self.folder, nursery, echo=echo)
+                probes.world = world
+                nursery.start_soon(world.timers.run)
+                try:
+                    await _play(world, scenario)
+                finally:
+                    _fill(report, world)
+                nursery.cancel_scope.cancel()
+
+        try:
+            with _alarm():
+                run(seed, main, [*scenario.replacements(seed), *probes.replacements()])
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            text = "".join(traceback.format_exception(error))
+            report.violations.append(("CRASH", f"the run broke\n{text}"))
+        report.real_s = time.perf_counter() - started
+        return report
+
+
+class _SpinsError(BaseException):
+    """The run takes too long: no `except Exception` holds it up."""
+
+
+@contextmanager
+def _alarm() -> Iterator[None]:
+    def ring(*_: Any) -> None:
+        raise _SpinsError(f"no end after {REAL_S_MAX} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(REAL_S_MAX)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _fill(report: Report, world: World) -> None:
+    report.virtual_s = trio.current_time()
+    report.calls, report.starts = len(world.calls), sum(map(len, world.starts.values()))
+    report.digest = world.log.digest()
+    report.violations = world.violations
+    report.faults, report.reached = world.faults, world.reached
+    report.lines = world.log.lines
+
+
+async def _play(world: World, scenario: Scenario) -> None:
+    rng = child(world.seed, "play")
+    world.gateway.start()
+    for host in (*world.nodes, *world.clients):
+        await trio.sleep(rng.uniform(0.0, 0.2))
+        host.start()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_workload, world, plan_calls(scenario, child(world.seed, "calls")))
+        steps = plan_faults(scenario, child(world.seed, "faults"))
+        nursery.start_soon(run_faults, world, steps, child(world.seed, "troubles"))
+        await trio.sleep(scenario.safety_s)
+    heal_all(world)
+    await _live(world, scenario, rng)
+    await trio.sleep(scenario.forget_s)
+    check_all(world)
+    if _all_back(world):
+        check_leaks(world)
+    for host in world.hosts:
+        await host.kill()
+
+
+async def _live(world: World, scenario: Scenario, rng: random.Random) -> None:
+    """The liveness phase: nothing is wrong, so everything must come right."""
+    healed_at = trio.current_time()
+    await _until(lambda: _all_back(world), healed_at + scenario.recovery_s)
+    for host in world.hosts:
+        if host in world.missing_hosts():
+            world.violation("P7", f"{host.name} is not back {scenario.recovery_s:.0f} s after all "
+                            "was healed")  # fmt: skip
+    probes = _probe(world, scenario) if _all_back(world) else []
+    await trio.sleep(STEP_S)
+    await _until(lambda: _all_decided(world), healed_at + scenario.decision_s)
+    all_decided(world)
+    for plan in probes:
+        record = next((one for one in world.calls if one.plan is plan), None)
+        if record is None or (record.decided and record.error is not None):
+            said = "was not made" if record is None else f"has {record.error!r:.200}"
+            world.violation("P7", f"probe {plan.number} {said} though nothing is wrong")
+
+
+def _probe(world: World, scenario: Scenario) -> list[CallPlan]:
+    """Let every client call every node."""
+    now, plans = trio.current_time(), list[CallPlan]()
+    for client in range(scenario.clients):
+        for node in range(scenario.nodes):
+            plan = CallPlan(100_000 + len(plans), now, client, "plain", (100_000 + len(plans),),
+                            node=node)  # fmt: skip
+            make_call(world, plan)
+            plans.append(plan)
+    return plans
+
+
+def _all_back(world: World) -> bool:
+    return not world.missing_hosts()
+
+
+def _all_decided(world: World) -> bool:
+    return all(record.decided or record.orphaned for record in world.calls)
+
+
+async def _until(ready: Any, deadline: float) -> None:
+    while not ready() and trio.current_time() < deadline:
+        await trio.sleep(STEP_S)

@@ -1,0 +1,147 @@
+"""What a seed draws: how large the cluster is, how short its timers, and what may go wrong.
+
+Theory. A swarm: each seed turns on only some kinds of trouble, and each with an intensity of its
+own, for bugs hide behind combinations, and a run with everything on finds the same few again and
+again. Timers are short, so that a minute of virtual time passes each of them several times.
+
+Rules of this file. 1) Whatever is drawn is drawn here, before the run, from the seed alone.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+
+from easyremote.client import session as client_session
+from easyremote.gateway.limits import GatewayLimits
+from easyremote.node import agent_session
+from easyremote.wire.settings import Settings
+from tests.faults import Fault
+
+from .seeded import Replacement, child
+
+
+class Trouble(StrEnum):
+    """What may go wrong with a host, or with several things at once."""
+
+    GATEWAY_KILL = "gateway_kill"
+    NODE_KILL = "node_kill"
+    CLIENT_KILL = "client_kill"
+    WORKER_KILL = "worker_kill"
+    GATEWAY_FREEZE = "gateway_freeze"
+    NODE_FREEZE = "node_freeze"
+    DISK_FULL = "disk_full"
+    CLOCK_STEP = "clock_step"
+    SWIZZLE = "swizzle"
+
+
+LINE_FAULTS = tuple(fault for fault in Fault if fault is not Fault.CORRUPT)
+"""There is no TLS in here, which in life turns a flipped bit into a cut."""
+
+Kind = Fault | Trouble
+ALL_KINDS: tuple[Kind, ...] = (*LINE_FAULTS, *Trouble)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One run. Durations are virtual."""
+
+    nodes: int
+    clients: int
+    slots: int | None
+    safety_s: float
+    faults: int
+    kinds: tuple[Kind, ...]
+    calls: int
+    latency_s: float
+    capacity_bytes: int
+    link: Settings
+    limits: GatewayLimits
+    dial_s: float
+    patience_s: float
+    restarts_max: int
+    flood: bool
+
+    @property
+    def calm(self) -> bool:
+        """Nothing goes wrong: every call has its known answer."""
+        return not self.faults
+
+    @property
+    def recovery_s(self) -> float:
+        """Time after which everybody is back once nothing is wrong any more.
+
+        Both sides notice a dead link within a lease, a node id is free a ping later, attempts to
+        come back are at most `PAUSE_MAX_S` apart, and a dial or greeting may hang once.
+        """
+        return 2 * self.link.lease_s + 10.0 + self.dial_s + self.link.handshake_timeout_s + 5.0
+
+    @property
+    def decision_s(self) -> float:
+        """Time after which every call has an outcome once nothing is wrong any more."""
+        waits = (
+            self.patience_s, self.limits.client_grace_s, self.limits.offline_grace_s,
+            self.limits.stall_s + 1.0, 2 * self.link.lease_s,
+        )  # fmt: skip
+        return self.recovery_s + max(waits) + BODY_S_MAX + 10.0
+
+    @property
+    def forget_s(self) -> float:
+        """Time after which nothing is remembered of calls that are over."""
+        return max(self.limits.result_ttl_s, self.limits.client_grace_s) + 2 * self.link.lease_s + 5
+
+    def replacements(self, seed: int) -> list[Replacement]:
+        """Return the timers that are constants of the product, as this run has them."""
+
+        def settings() -> Settings:
+            return self.link
+
+        def secret(gateway_key: str, node_id: str) -> bytes:
+            return child(seed, f"secret {node_id}").randbytes(32)
+
+        return [
+            (client_session, "PATIENCE_S", self.patience_s),
+            (agent_session, "gateway_link_settings", settings),
+            (agent_session, "node_secret", secret),
+        ]
+
+
+BODY_S_MAX = 8.0
+"""The longest body."""
+
+
+def draw(seed: int) -> Scenario:
+    """Return the run of a seed."""
+    rng = child(seed, "scenario")
+    ping_s = rng.choice((0.5, 1.0, 2.0))
+    link = Settings(
+        ping_every_s=ping_s, lease_s=3 * ping_s, handshake_timeout_s=rng.choice((2.0, 4.0)),
+        write_deadline_s=rng.choice((2.0, 4.0)),
+        abuse_burst=1e6, abuse_refill_per_s=1e6,
+        slice_bytes_while_busy=rng.choice((1024, 64 * 1024)),
+        streams_credit=rng.choice((8, 64, 256)), streams_credit_max=1024,
+    )  # fmt: skip
+    flood = rng.random() < 0.15
+    limits = GatewayLimits(
+        link=link,
+        queued_max=60 if flood else 10_000, queued_user_max=40 if flood else 4096,
+        stall_s=rng.choice((4.0, 8.0)), client_grace_s=rng.choice((4.0, 12.0)),
+        offline_grace_s=rng.choice((3.0, 8.0)), cancel_slack_s=rng.choice((0.5, 2.0)),
+        result_ttl_s=rng.choice((10.0, 20.0)),
+    )  # fmt: skip
+    calm = rng.random() < 0.1
+    kinds = tuple(rng.sample(ALL_KINDS, rng.randint(2, 6)))
+    return Scenario(
+        nodes=rng.randint(1, 3), clients=rng.randint(1, 3),
+        slots=rng.choice((None, 1, 2)), safety_s=30.0,
+        faults=0 if calm else rng.randint(3, 10), kinds=kinds,
+        calls=rng.randint(20, 60), latency_s=_latency(rng),
+        capacity_bytes=rng.choice((256, 4096, 64 * 1024, 64 * 1024)), link=link, limits=limits,
+        dial_s=rng.choice((2.0, 5.0)), patience_s=rng.choice((6.0, 12.0)),
+        restarts_max=rng.choice((5, 1000, 1000)), flood=flood,
+    )  # fmt: skip
+
+
+def _latency(rng: random.Random) -> float:
+    return rng.choice((0.0, 0.0, 0.001, 0.02, 0.1))

@@ -1,0 +1,245 @@
+"""Calls with known answers: what clients ask for, and what came of it.
+
+Theory. A plan says when which client makes which call, with which limits, and whether it is
+cancelled or its caller leaves. Its answer follows from its number. The plan is drawn beforehand,
+so that a fault does not change what is asked, only what comes of it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from easyremote.client.function import open_stream
+from easyremote.client.options import Route
+from easyremote.wire.message import FLAG_DETACHED, FLAG_IDEMPOTENT
+
+from .functions import answer, nested_answer
+from .hosts import ClientHost
+from .scenario import BODY_S_MAX, Scenario
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+@dataclass(frozen=True, slots=True)
+class CallPlan:
+    """One call that will be made."""
+
+    number: int
+    at: float
+    client: int
+    fn: str
+    args: tuple[Any, ...]
+    deadline_s: float | None = None
+    cancel_after_s: float | None = None
+    force: bool = False
+    grace_s: float = 1.0
+    idempotent: bool = False
+    detached: bool = False
+    node: int | None = None
+    items: int = 0
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """One call that was made, and what became of it."""
+
+    plan: CallPlan
+    client: str
+    boot: int
+    call_id: bytes
+    made_at: float
+    future: Any = None
+    decided_at: float | None = None
+    cancelled_at: float | None = None
+    value: Any = None
+    error: BaseException | None = None
+    items: list[Any] = field(default_factory=list)
+    orphaned: bool = False
+    """Its client was killed before the outcome: nobody is left to be told."""
+
+    @property
+    def decided(self) -> bool:
+        """Whether it has an outcome."""
+        return self.decided_at is not None
+
+    def outcome(self) -> str:
+        """Return the outcome as one word."""
+        if self.error is not None:
+            return type(self.error).__name__
+        return "result" if self.decided else "orphaned" if self.orphaned else "undecided"
+
+
+MIX: tuple[tuple[str, int], ...] = (
+    ("plain", 8), ("fail", 2), ("slow", 8), ("stubborn", 2), ("big", 2), ("crash", 1),
+    ("count", 4), ("total", 2), ("mirror", 2), ("nested", 3),
+)  # fmt: skip
+
+
+def plan_calls(scenario: Scenario, rng: random.Random) -> list[CallPlan]:
+    """Return the calls of a run, in order of time."""
+    plans = []
+    names, weights = zip(*MIX, strict=True)
+    for number in range(scenario.calls):
+        fn = rng.choices(names, weights)[0]
+        if scenario.calm and fn == "crash":
+            fn = "plain"
+        plans.append(_plan(scenario, rng, number, fn))
+    if scenario.flood:
+        at, client = rng.uniform(2.0, 10.0), rng.randrange(scenario.clients)
+        plans += [
+            CallPlan(number, at, client, "slow", (number, 1.0))
+            for number in range(scenario.calls, scenario.calls + 80)
+        ]
+    return sorted(plans, key=lambda plan: (plan.at, plan.number))
+
+
+def _plan(scenario: Scenario, rng: random.Random, number: int, fn: str) -> CallPlan:
+    items = rng.choice((0, 1, 5, 40))
+    args: dict[str, tuple[Any, ...]] = {
+        "slow": (number, rng.choice((0.05, 0.5, 2.0, BODY_S_MAX))),
+        "stubborn": (number, rng.choice((0.5, 3.0))),
+        "big": (number, rng.choice((10, 70_000)), rng.choice((1_000, 100_000, 400_000))),
+        "count": (number, items, rng.choice((0.0, 0.0, 0.1))),
+        "nested": (number, rng.randint(1, 3)),
+    }
+    limited = rng.random() < (0.0 if scenario.calm else 0.25)
+    cancelled = rng.random() < (0.0 if scenario.calm else 0.2)
+    return CallPlan(
+        number, rng.uniform(1.0, scenario.safety_s), rng.randrange(scenario.clients), fn,
+        args.get(fn, (number,)),
+        deadline_s=rng.choice((0.01, 0.5, 2.0, 6.0)) if limited else None,
+        cancel_after_s=rng.choice((0.0, 0.1, 1.0, 3.0)) if cancelled else None,
+        force=rng.random() < 0.3, grace_s=rng.choice((0.0, 0.5, 2.0)),
+        idempotent=fn in ("plain", "slow", "fail") and rng.random() < 0.2,
+        detached=fn in ("plain", "slow") and rng.random() < 0.1,
+        node=rng.randrange(scenario.nodes) if rng.random() < 0.2 else None,
+        items=items,
+    )  # fmt: skip
+
+
+async def run_workload(world: World, plans: list[CallPlan]) -> None:
+    """Make the calls of a plan, each in its time."""
+    for plan in plans:
+        await trio.sleep_until(plan.at)
+        make_call(world, plan)
+
+
+def make_call(world: World, plan: CallPlan) -> bool:
+    """Let a client make a call; False if it cannot now."""
+    client = world.clients[plan.client]
+    if not client.up or client.frozen or client.session is None or client.nursery is None:
+        world.reached["call not made: client away"] += 1
+        return False
+    client.spawn(_call, world, client, plan)
+    return True
+
+
+async def _items(number: int, count: int, pause_s: float) -> AsyncIterator[list[int]]:
+    for index in range(count):
+        if pause_s:
+            await trio.sleep(pause_s)
+        yield [number, index]
+
+
+def _arguments(plan: CallPlan) -> tuple[Any, ...]:
+    if plan.fn == "big":
+        number, sent, wanted = plan.args
+        return number, b"x" * sent, wanted
+    if plan.fn in ("total", "mirror"):
+        pause_s = 0.05 if plan.number % 2 else 0.0
+        return plan.number, _items(plan.number, plan.items, pause_s)
+    return plan.args
+
+
+async def _call(world: World, client: ClientHost, plan: CallPlan) -> None:
+    session = client.session
+    assert session is not None
+    flags = (FLAG_IDEMPOTENT if plan.idempotent else 0) | (FLAG_DETACHED if plan.detached else 0)
+    nodes = None if plan.node is None else [world.nodes[plan.node].name]
+    to = Route(plan.fn, nodes, {}, plan.deadline_s, flags)
+    stream = None
+    try:
+        if plan.fn in ("count", "mirror"):
+            stream = open_stream(session, to, _arguments(plan), {})
+            future = stream.future
+        else:
+            future = session.submit(to, _arguments(plan), {})
+    except Exception as error:  # noqa: BLE001 - it is judged, whatever it is
+        world.log.say(client.name, "call refused here", call=plan.number, error=repr(error))
+        return
+    source: Any = future._source
+    record = CallRecord(plan, client.name, client.boots, source.call_id, trio.current_time())
+    record.future = future
+    world.records[record.call_id] = record
+    world.calls.append(record)
+    world.log.say(
+        client.name, "calls", fn=plan.fn, call=plan.number, id=record.call_id.hex()[:8],
+        deadline=plan.deadline_s,
+    )  # fmt: skip
+    if plan.cancel_after_s is not None:
+        client.spawn(_cancel, world, client, record)
+    try:
+        if stream is not None:
+            async for item in stream:
+                record.items.append(item)
+            value = stream.value
+        else:
+            value = await future
+    except trio.Cancelled:
+        record.orphaned = True
+        raise
+    except Exception as error:  # noqa: BLE001 - it is judged, whatever it is
+        decide(world, record, None, error)
+    else:
+        decide(world, record, value, None)
+
+
+async def _cancel(world: World, client: ClientHost, record: CallRecord) -> None:
+    plan = record.plan
+    await trio.sleep(plan.cancel_after_s or 0.0)
+    if not record.decided:
+        record.cancelled_at = trio.current_time()
+        world.log.say(client.name, "cancels", call=plan.number)
+        record.future.cancel(force=plan.force, grace=plan.grace_s)
+
+
+def decide(world: World, record: CallRecord, value: Any, error: BaseException | None) -> None:
+    """A call has its outcome."""
+    if record.decided:
+        world.violation("P1", f"call {record.plan.number} has a second outcome")
+        return
+    record.decided_at = trio.current_time()
+    record.value, record.error = value, error
+    world.log.say(
+        record.client, "outcome", call=record.plan.number, id=record.call_id.hex()[:8],
+        outcome=record.outcome(), may_have_run=getattr(error, "may_have_run", None),
+        why="" if error is None else str(error)[:120],
+    )  # fmt: skip
+    world.reached[f"outcome {record.outcome()}"] += 1
+
+
+def right_value(record: CallRecord) -> bool:
+    """Return whether a result is what the call must answer."""
+    plan, value = record.plan, record.value
+    if plan.fn == "count":
+        return value is None and record.items == [[plan.number, i] for i in range(plan.args[1])]
+    if plan.fn == "mirror":
+        return record.items == [[plan.number, i] for i in range(plan.items)]
+    if not isinstance(value, list):
+        return False
+    if plan.fn == "nested":
+        return bool(value[0] == nested_answer(*plan.args))
+    if value[0] != answer(plan.number):
+        return False
+    if plan.fn == "total":
+        return bool(value[4:] == [plan.items])
+    if plan.fn == "big":
+        _, sent, wanted = plan.args
+        return bool(value[4] == sent and value[5] == bytes([plan.number % 251]) * wanted)
+    return True
