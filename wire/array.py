@@ -130,7 +130,7 @@ def parse(fields: Any) -> Header:
     extent = prod(length for length in shape if length) * _DTYPE_BY_CODE[code].itemsize
     if extent > SIZE_BYTES_MAX:
         raise CodecError("an array is larger than any memory")
-    if flags not in {0, FORTRAN} or type(flags) is not int:
+    if type(flags) is not int or flags not in {0, FORTRAN}:
         raise CodecError("unknown flags of an array")
     if code in _WITH_UNIT:
         if type(unit) is not str or not _UNIT.fullmatch(unit):

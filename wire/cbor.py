@@ -304,7 +304,7 @@ def _loads(payload: bytes, tags: TagTable) -> Any:
         )  # fmt: skip
     except _MISTAKES as error:
         raise _explained(error) from None
-    if end != _END_VALUE:
+    if type(end) is not int or end != _END_VALUE:  # An array answers != with an array.
         raise CodecError("bytes follow the end of the item")
     return value
 

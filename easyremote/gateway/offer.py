@@ -33,6 +33,8 @@ PARAMETERS_MAX = 256
 PLAIN_NODES_MAX = 4096
 """Values in one piece of metadata, however nested."""
 PLAIN_DEPTH_MAX = 16
+_INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
+"""Longer integers take quadratic time to print, or cannot be printed at all."""
 
 GROUP_MAIN = "main"
 
@@ -193,7 +195,11 @@ class _Copier:
         if self.left < 0 or depth > PLAIN_DEPTH_MAX:
             raise BadOffer(f"{self.where} is too large or nested too deeply")
         kind = type(value)
-        if value is None or kind in (bool, int, float):
+        if value is None or kind in (bool, float):
+            return value
+        if kind is int:
+            if not _INT_MIN <= value <= _INT_MAX:
+                raise BadOffer(f"{self.where} holds an integer of more than 64 bits")
             return value
         if kind is str:
             return value[:TEXT_CHARS_MAX]
