@@ -161,14 +161,25 @@ def home() -> Path:
     """
     named = os.environ.get(HOME_VARIABLE)
     folder = Path(named).expanduser().absolute() if named else Path.home() / ".easyremote"
-    return private_folder(folder)
+    return private_folder(folder, ours=not named)
 
 
-def private_folder(folder: Path) -> Path:
-    """Make `folder` for this user alone (0700) unless it exists; return it."""
+def private_folder(folder: Path, *, ours: bool = True) -> Path:
+    """Make `folder` for this user alone (0700) unless it exists; return it.
+
+    Args:
+        folder: The folder.
+        ours: Its name was chosen by EasyRemote: if others may look into it, it is closed to them.
+            A folder that the user named may serve other purposes, too, and is left as it is;
+            what lies in it is private by itself.
+    """
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
+    elif ours and hasattr(os, "getuid"):
+        status = folder.stat()
+        if status.st_mode & 0o077 and status.st_uid == os.getuid():
+            folder.chmod(0o700)
     return folder
 
 
@@ -189,7 +200,28 @@ def environment_gateway() -> Address | None:
 
 def environment_join() -> str | None:
     """Return the join string in `EASYREMOTE_JOIN`, not yet parsed, or None."""
-    return os.environ.get(JOIN_VARIABLE, "").strip() or None
+    return os.environ.get(JOIN_VARIABLE, "").strip() or _join_withheld
+
+
+_join_withheld: str | None = None
+
+
+@contextmanager
+def join_withheld() -> Iterator[None]:
+    """Keep `EASYREMOTE_JOIN` out of what this process starts while the block runs.
+
+    It is a secret, and a program that a function starts has no use for it. Connections that this
+    process makes itself find it as before.
+    """
+    global _join_withheld  # noqa: PLW0603 - the environment is a matter of the whole process
+    before, _join_withheld = _join_withheld, environment_join()
+    text = os.environ.pop(JOIN_VARIABLE, None)
+    try:
+        yield
+    finally:
+        _join_withheld = before
+        if text is not None:
+            os.environ.setdefault(JOIN_VARIABLE, text)
 
 
 def with_lease(settings: Settings) -> Settings:

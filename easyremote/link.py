@@ -26,6 +26,7 @@ import trio
 from . import errors
 from .errors import OverloadedError
 from .handlers import LinkHandler, StreamHandler
+from .link_events import TELL
 from .outbox import Outbox
 from .stream import Stream
 from .transport import ByteStream, StreamBroken
@@ -44,6 +45,10 @@ _log = logging.getLogger("easyremote.link")
 READ_BUDGET_BYTES = 256 * 1024
 """Bytes after which a reader lets other tasks run: about a millisecond of somebody's bulk."""
 
+TURN_S = 0.002
+"""Time after which a reader lets other tasks run, too: so many bytes of small frames take longer
+than of bulk, and a peer that sends nothing but small frames must not get more of it."""
+
 FLUSH_EVERY_BYTES = 256 * 1024
 """Received bytes after which a batch sends what it has caused so far: bulk flows on early."""
 
@@ -59,6 +64,7 @@ class Link:
         ready: The handshake is done and the link is not over.
         goodbye: The peer said goodbye (code, reason) before the end, if it did.
         writer: Sends.
+        streams: The streams that are not over, by id.
     """
 
     def __init__(
@@ -73,7 +79,7 @@ class Link:
         self.marked = False
         self.goodbye: tuple[int, str] | None = None
         self.writer = Writer(stream, self.connection)
-        self._streams: dict[int, Stream] = {}
+        self.streams: dict[int, Stream] = {}
         self._broken: str | None = None
         self._closed_here = False
         self._ended = trio.Event()
@@ -131,7 +137,7 @@ class Link:
             raise OverloadedError(f"{self.peer} takes no more streams now; try again shortly")
         stream_id = connection.open(kind, payload, buffers, more=more, end=end)
         stream = Stream(self, stream_id, handler)
-        self._streams[stream_id] = stream
+        self.streams[stream_id] = stream
         if handler.relay:
             connection.manual_credit(stream_id)
         self.outbox.mark(self)
@@ -168,12 +174,12 @@ class Link:
 
     def forget(self, stream_id: int) -> None:
         """A stream is over."""
-        self._streams.pop(stream_id, None)
+        self.streams.pop(stream_id, None)
 
     @property
     def streams_open(self) -> int:
         """Streams that are not over."""
-        return len(self._streams)
+        return len(self.streams)
 
     # ---- running ---------------------------------------------------------------------------
 
@@ -205,7 +211,7 @@ class Link:
     def _receive_batch(self) -> bool:
         """Receive and dispatch; True if the stream has nothing more now."""
         connection, receive = self.connection, self.stream.try_receive_into
-        budget, unsent = READ_BUDGET_BYTES, FLUSH_EVERY_BYTES
+        budget, unsent, until = READ_BUDGET_BYTES, FLUSH_EVERY_BYTES, 0.0
         self.outbox.begin()
         try:
             while budget > 0 and not self._over:
@@ -222,6 +228,10 @@ class Link:
                 else:
                     connection.receive_eof(now)
                 self._dispatch()
+                if not until:
+                    until = now + TURN_S
+                elif now >= until:
+                    return False
                 budget -= size
                 unsent -= size
                 if unsent <= 0:
@@ -260,7 +270,7 @@ class Link:
 
     def _dispatch(self) -> None:
         """Tell the handlers what happened, one event after the other."""
-        connection, streams, next_event = self.connection, self._streams, self.connection.next_event
+        connection, streams, next_event = self.connection, self.streams, self.connection.next_event
         while (event := next_event()) is not None:
             try:
                 if isinstance(event, ev.MessageReceived):
@@ -269,66 +279,28 @@ class Link:
                     if stream is not None:
                         stream.handler.on_message(stream, kind, payload, more, end)
                 else:
-                    _EVENTS[type(event)](self, event)
+                    self._handle(event)
             except (CodecError, RemoteProtocolError) as error:
                 _log.warning("link broken by peer peer=%s reason=%s", self.peer, error)
                 code = error.code if isinstance(error, RemoteProtocolError) else ErrorCode.DECODE
                 connection.fail(RemoteProtocolError(code, str(error)))
         self._forget_over()
 
-    def _on_opened(self, event: ev.StreamOpened) -> None:
-        stream = Stream(self, event.stream_id, _NOBODY)
-        self._streams[event.stream_id] = stream
-        stream.handler = self.handler.on_open(
-            self, stream, event.kind, event.payload, event.more, event.end
-        )
-        if stream.handler.relay:
-            self.connection.manual_credit(event.stream_id)
+    def _handle(self, event: ev.Event) -> None:
+        if isinstance(event, ev.ConnectionLost):
+            self._on_connection_lost(event)
+        else:
+            TELL[type(event)](self, event)
 
-    def _on_data(self, event: ev.DataReceived) -> None:
-        stream = self._streams.get(event.stream_id)
-        if stream is not None:
-            stream.handler.on_data(stream, event.frame, event.last, event.end)
+    def charge(self, cost: float) -> None:
+        """Draw on the peer's abuse budget for something that only its handlers can see.
 
-    def _on_filled(self, event: ev.SegmentsFilled) -> None:
-        stream = self._streams.get(event.stream_id)
-        if stream is not None:
-            stream.handler.on_filled(stream, event.end)
-
-    def _on_reset(self, event: ev.StreamReset) -> None:
-        stream = self._streams.pop(event.stream_id, None)
-        if stream is not None:
-            stream.handler.on_reset(stream, event.code, event.reason)
-
-    def _on_accepted(self, event: ev.StreamsAccepted) -> None:
-        for stream_id in event.stream_ids:
-            if (stream := self._streams.get(stream_id)) is not None:
-                stream.handler.on_accepted(stream)
-
-    def _on_started(self, event: ev.StreamsStarted) -> None:
-        for stream_id in event.stream_ids:
-            if (stream := self._streams.get(stream_id)) is not None:
-                stream.handler.on_started(stream)
-
-    def _on_cancels(self, event: ev.CancelReceived) -> None:
-        for stream_id, strength, grace_ms in event.cancels:
-            if (stream := self._streams.get(stream_id)) is not None:
-                stream.handler.on_cancel(stream, strength, grace_ms)
-
-    def _on_credit(self, event: ev.CreditReceived) -> None:
-        self.outbox.mark(self)
-        if event.streams:
-            self.handler.on_stream_credit(self)
-
-    def _on_welcome(self, event: ev.WelcomeReceived) -> None:
-        self.wake_timer()
-        self.handler.on_welcome(self, event.info)
-
-    def _on_drain(self, event: ev.DrainReceived) -> None:
-        self.handler.on_drain(self, event.reason)
-
-    def _on_goaway(self, event: ev.GoawayReceived) -> None:
-        self.goodbye = (event.code, event.reason)
+        The link ends if the budget is used up, at the next event: charge only from a handler, or
+        from what one has caused.
+        """
+        connection = self.connection
+        if connection.ready and not connection.budget.charge(cost, connection.now):
+            connection.fail(RemoteProtocolError(ErrorCode.ABUSE, "too much that is not for you"))
 
     def _on_connection_lost(self, event: ev.ConnectionLost) -> None:
         self._over = True
@@ -336,7 +308,7 @@ class Link:
         error = errors.loss_of_link(
             self.peer, event.error, self.goodbye, self._broken, closed_here=self._closed_here
         )
-        streams, self._streams = list(self._streams.values()), {}
+        streams, self.streams = list(self.streams.values()), {}
         told = error or errors.LinkLostError(f"{self.peer} said goodbye")
         for stream in streams:
             stream.handler.on_lost(stream, told)
@@ -345,7 +317,7 @@ class Link:
     def _forget_over(self) -> None:
         """Drop the handles of streams that are over and of which everything was told."""
         for stream_id in self.connection.take_over():
-            self._streams.pop(stream_id, None)
+            self.streams.pop(stream_id, None)
 
     # ---- sending ---------------------------------------------------------------------------
 
@@ -366,7 +338,7 @@ class Link:
         if writer.full_since is not None and self._next_timeout() < self._timer_at:
             self._timer.set()
         for stream_id, size_bytes in self.connection.take_drained():
-            if (stream := self._streams.get(stream_id)) is not None:
+            if (stream := self.streams.get(stream_id)) is not None:
                 stream.handler.on_drained(stream, size_bytes)
         self._forget_over()
 
@@ -426,23 +398,3 @@ class Link:
                 self.outbox.mark(self)
             finally:
                 self.outbox.end()
-
-
-_NOBODY = StreamHandler()
-
-_EVENTS: dict[type[Any], Callable[[Link, Any], None]] = {
-    ev.StreamOpened: Link._on_opened,
-    ev.DataReceived: Link._on_data,
-    ev.SegmentsFilled: Link._on_filled,
-    ev.StreamReset: Link._on_reset,
-    ev.StreamsAccepted: Link._on_accepted,
-    ev.StreamsStarted: Link._on_started,
-    ev.CancelReceived: Link._on_cancels,
-    ev.CreditReceived: Link._on_credit,
-    ev.HelloReceived: lambda link, event: link.handler.on_hello(link, event),
-    ev.WelcomeReceived: Link._on_welcome,
-    ev.PongReceived: lambda *_: None,  # The connection keeps the round trip.
-    ev.DrainReceived: Link._on_drain,
-    ev.GoawayReceived: Link._on_goaway,
-    ev.ConnectionLost: Link._on_connection_lost,
-}

@@ -16,6 +16,7 @@ Source. CWE-117 (improper output neutralization for logs).
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sys
@@ -25,6 +26,8 @@ from typing import Any, TextIO
 VALUE_CHARS_MAX = 300
 """Longest value of one field; peers choose many of them."""
 MESSAGE_CHARS_MAX = 4096
+INT_BITS_MAX = 1024
+"""Longer numbers are not written out: it would take long, and Python refuses some."""
 TRACEBACK_CHARS_MAX = 16 * 1024
 
 _SECRET = re.compile(r"(er1_)[0-9A-Za-z]{4,}|(er[acns]_[0-9A-Za-z]{10}_)[0-9A-Za-z]+", re.ASCII)
@@ -34,6 +37,7 @@ _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff]"
 )
 _PLAIN_VALUE = re.compile(r"[^\s\"=]+")
+_BEFORE_QUOTE = re.compile(r"(\\+)(?=\"|$)")
 _ROOT = "easyremote"
 
 
@@ -119,6 +123,10 @@ class Log:
 
 def _field(value: object) -> Any:
     """Return `value` as it is logged: numbers as they are, all else as masked, bounded text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such numbers.
+    if isinstance(value, int) and value.bit_length() > INT_BITS_MAX:
+        return f"a number of {value.bit_length()} bits"
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, bytes):
@@ -131,7 +139,8 @@ def _quoted(value: object) -> str:
     text = str(value)
     if _PLAIN_VALUE.fullmatch(text):
         return text
-    return '"' + text.replace('"', '\\"') + '"'
+    # As in a command line: backslashes count only before a quote, and there they are doubled.
+    return '"' + _BEFORE_QUOTE.sub(lambda found: found[1] * 2, text).replace('"', '\\"') + '"'
 
 
 def _traceback(exception: BaseException) -> str:

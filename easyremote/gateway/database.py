@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import EasyRemoteError
-from ..identity.private_file import PRIVATE_MODE
+from ..identity.private_file import PRIVATE_MODE, close_to_others
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0
@@ -106,6 +106,8 @@ class Database:
         with self._door():
             # Made by us first: SQLite would use the umask, and gives its side files our mode.
             path.touch(mode=PRIVATE_MODE, exist_ok=True)
+            for end in ("", "-wal", "-shm"):
+                close_to_others(path.with_name(path.name + end))
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )

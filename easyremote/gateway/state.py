@@ -116,7 +116,8 @@ class GatewayState:
         Raises:
             EasyRemoteError: Another gateway has the folder open, or a file in it is damaged.
         """
-        folder = private_folder((state_dir or default_state_folder(port)).absolute())
+        path = state_dir or default_state_folder(port)
+        folder = private_folder(path.absolute(), ours=state_dir is None)
         with ExitStack() as undo:
             lock = _take_lock(folder)
             undo.callback(_drop_lock, lock)

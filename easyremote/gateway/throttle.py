@@ -2,7 +2,8 @@
 
 Theory. A 256-bit secret cannot be guessed, but each attempt costs the gateway a TLS handshake and
 the audit a line. An address may fail a number of times a minute; past that every answer to it
-waits a second, good or bad, so that the wait tells nothing.
+waits a second, good or bad, so that the wait tells nothing. What counts as one address is the
+caller's business (`transport.listener.place_of`: whoever has one IPv6 address has 2^64).
 
 Rules of this file. 1) Time is an argument. 2) The table is bounded: past its size the addresses
 that failed longest ago are forgotten first.

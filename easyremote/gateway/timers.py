@@ -40,6 +40,7 @@ class Timers:
     def __init__(self, tell: Callable[[GatewayCall, CallInput], None]) -> None:
         self._tell = tell
         self._heap: list[Entry] = []
+        self._sweep_at = SWEEP_FROM
         self._count = 0
         self._sleeps_until = -math.inf
         self._wake = trio.Event()
@@ -51,6 +52,8 @@ class Timers:
     def at(self, when: float, call: GatewayCall, what: CallInput) -> None:
         """Tell `call` of `what` at `when`, unless it is settled by then."""
         self._count += 1
+        if len(self._heap) >= self._sweep_at:
+            self._sweep()
         heapq.heappush(self._heap, (when, self._count, call, what))
         if when < self._sleeps_until:
             self._wake.set()
@@ -59,9 +62,18 @@ class Timers:
         """Count an entry whose call is over; sweep the heap if most are."""
         self.void += 1
         if self.void > SWEEP_FROM and self.void > len(self._heap) // 2:
-            self._heap = [e for e in self._heap if e[2].state is not CallState.SETTLED]
-            heapq.heapify(self._heap)
-            self.void = 0
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Drop the entries of calls that are settled.
+
+        Whoever cancels calls with an hour of grace each must not keep them here for an hour: the
+        heap is never more than twice as long as it needs to be, and a bit.
+        """
+        self._heap = [e for e in self._heap if e[2].state is not CallState.SETTLED]
+        heapq.heapify(self._heap)
+        self._sweep_at = 2 * len(self._heap) + SWEEP_FROM
+        self.void = 0
 
     def fire(self, now: float) -> None:
         """Tell every call whose time has come."""

@@ -93,6 +93,19 @@ def read_private(path: Path) -> bytes:
         return file.read()
 
 
+def close_to_others(path: Path) -> None:
+    """Take the rights of others to a file of ours away, if they have any and if it is there."""
+    if not hasattr(os, "getuid"):
+        return
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return
+    if status.st_mode & 0o077 and status.st_uid == os.getuid():
+        _log.warning("a private file was open to others; closed it to them", path=path)
+        path.chmod(PRIVATE_MODE)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable, where the system can do that."""
     if os.name != "posix":

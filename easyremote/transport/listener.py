@@ -11,9 +11,14 @@ the ClientHello tells which protocol is wanted:
     no ALPN at all                   HTTP (HTTP/1.1 clients need not say so)
     anything else, or unreadable     close
 
+A TLS handshake is the dearest thing that a stranger can make us do. Handshakes therefore take
+turns: between two steps of any of them everybody else's tasks get theirs, so that a crowd of
+strangers costs the peers that are in a fraction of their time, not all of it.
+
 Rules of this file. 1) A seat is taken when the connection is accepted, and given back when the
 handler says that the peer is authenticated, or when the connection ends. 2) A crowd from one
-address cannot keep others out. 3) A handler that fails takes down its own connection only.
+address cannot keep others out; whoever finds no seat costs no task and no line in the log of their
+own. 3) A handler that fails takes down its own connection only.
 
 Source. OpenSSH `MaxStartups`; RFC 7301; promises.md T30 and T31.
 """
@@ -23,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import math
 import socket
 import ssl
 import sys
@@ -59,6 +65,8 @@ PREAUTH_PER_IP_MAX = 16
 """Of these, from one IPv4 address or one IPv6 network of 64 bits."""
 _BACKLOG = 512
 _ACCEPTS_PER_TURN = 64
+_TOLD_EVERY_S = 10.0
+"""How often the log says that connections were turned away."""
 _FULL_PAUSE_S = 0.1
 """Pause after the system has run out of descriptors or memory."""
 _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -111,7 +119,7 @@ class _Seats:
 
     def take(self, host: str) -> Callable[[], None] | None:
         """Take a seat; None if there is none left, else the function that gives it back."""
-        network = _network(host)
+        network = place_of(host)
         if self.taken >= self._limits.preauth_max:
             return None
         if self._by_network[network] >= self._limits.preauth_per_ip_max:
@@ -143,6 +151,9 @@ class TlsListener:
         self._context = context
         self._limits = limits
         self._seats = _Seats(limits)
+        self._turn = trio.Lock()
+        self._turned_away = 0
+        self._told_at = -math.inf
         self.addresses = [_address(sock.getsockname()) for sock in sockets]
         self.port = self.addresses[0].port
 
@@ -187,7 +198,12 @@ class TlsListener:
             try:
                 for _ in range(_ACCEPTS_PER_TURN):
                     sock, address = listening.accept()
-                    nursery.start_soon(self._greet, sock, _address(address), handler)
+                    peer = _address(address)
+                    give_back = self._seats.take(peer.host)
+                    if give_back is None:
+                        self._turn_away(sock, peer)
+                    else:
+                        nursery.start_soon(self._greet, sock, peer, handler, give_back)
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -196,13 +212,25 @@ class TlsListener:
                     _log.error("cannot accept connections", reason=error.strerror)
                     await trio.sleep(_FULL_PAUSE_S)
 
-    async def _greet(self, sock: socket.socket, address: Address, handler: Handler) -> None:
+    def _turn_away(self, sock: socket.socket, address: Address) -> None:
+        """Close a connection for which there is no seat."""
+        sock.close()
+        self._turned_away += 1
+        now = trio.current_time()
+        if now - self._told_at >= _TOLD_EVERY_S:
+            count, self._turned_away, self._told_at = self._turned_away, 0, now
+            _log.warning(
+                "too many connections without authentication", peer=address, turned_away=count
+            )
+
+    async def _greet(
+        self,
+        sock: socket.socket,
+        address: Address,
+        handler: Handler,
+        give_back: Callable[[], None],
+    ) -> None:
         """Do the handshake with one peer, then hand it over."""
-        give_back = self._seats.take(address.host)
-        if give_back is None:
-            _log.warning("too many connections without authentication", peer=address)
-            sock.close()
-            return
         deadline = trio.current_time() + self._limits.handshake_timeout_s
         stream: TlsStream | None = None
         try:
@@ -242,7 +270,9 @@ class TlsListener:
             _log.debug("unknown protocol offered", peer=address, offered=", ".join(offered))
             await _send_away(sock, address, NO_PROTOCOL_ALERT)
             return None
-        stream = await open_tls(sock, self._context, peer=str(address), server_side=True)
+        stream = await open_tls(
+            sock, self._context, peer=str(address), server_side=True, turn=self._turn
+        )
         if stream.alpn is None and offered != ():
             await stream.aclose()
             return None
@@ -368,9 +398,15 @@ def _address(sockaddr: tuple[object, ...]) -> Address:
     return Address(host.removeprefix("::ffff:") if "." in host else host, port)
 
 
-def _network(host: str) -> str:
-    """Return what counts as one place: an IPv4 address, or the /64 of an IPv6 address."""
-    ip = ipaddress.ip_address(host.partition("%")[0])
+def place_of(host: str) -> str:
+    """Return what counts as one place: an IPv4 address, or the /64 of an IPv6 address.
+
+    What is no address (a stream in memory has a name) is a place of its own.
+    """
+    try:
+        ip = ipaddress.ip_address(host.partition("%")[0].strip("[]"))
+    except ValueError:
+        return host
     if ip.version == 4:
         return str(ip)
     return str(ipaddress.ip_network((ip, 64), strict=False))

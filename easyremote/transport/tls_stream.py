@@ -140,6 +140,7 @@ async def open_tls(
     peer: str,
     server_side: bool = False,
     server_hostname: str | None = None,
+    turn: trio.Lock | None = None,
 ) -> TlsStream:
     """Do the TLS handshake on a connected socket, which this function takes over.
 
@@ -149,6 +150,7 @@ async def open_tls(
         peer: Name of the other end, for logs.
         server_side: Whether we are the one that was dialled.
         server_hostname: Whom we dialled, for the certificate's name check.
+        turn: Shared by handshakes that take turns: each step is followed by everybody else's.
 
     Raises:
         ssl.SSLError: What OpenSSL has against the peer; `SSLEOFError` if it hung up.
@@ -169,7 +171,11 @@ async def open_tls(
     try:
         while True:
             try:
-                tls.do_handshake()
+                if turn is not None:
+                    async with turn:  # Getting it is a checkpoint, even if nobody has it.
+                        tls.do_handshake()
+                else:
+                    tls.do_handshake()
             except ssl.SSLWantReadError:
                 await trio.lowlevel.wait_readable(tls)
             except ssl.SSLWantWriteError:

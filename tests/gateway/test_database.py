@@ -6,6 +6,7 @@ import random
 import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,15 @@ def test_what_is_no_database_of_ours_is_said(tmp_path: Path, kind: str) -> None:
     with pytest.raises(StoreError, match=r"gateway\.db") as caught:
         Store(path)
     assert isinstance(caught.value, EasyRemoteError)
+
+
+def test_files_that_others_could_read_are_closed_to_them(tmp_path: Path) -> None:
+    """A database that was copied with a wide mode is 0600 again, side files included."""
+    path = tmp_path / "gateway.db"
+    with closing(Store(path)) as first:
+        first.create_token(Role.MEMBER, "alice")
+        for name in ("gateway.db", "gateway.db-wal", "gateway.db-shm"):
+            (tmp_path / name).chmod(0o666)
+        with closing(Store(path)):
+            modes = {stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()}
+    assert modes == {0o600}

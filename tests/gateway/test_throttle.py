@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from easyremote.gateway.throttle import ADDRESSES_MAX, DELAY_S, AuthThrottle
+from easyremote.transport.listener import place_of
 
 
 def test_throttle_slows_one_address_after_ten_failures_a_minute() -> None:
@@ -38,3 +39,11 @@ def test_throttle_table_is_bounded() -> None:
 
     assert len(throttle._level) == ADDRESSES_MAX
     assert throttle.delay_s("last", 0.0) == DELAY_S
+
+
+def test_ipv6_addresses_of_one_network_are_one_place() -> None:
+    """Whoever has one IPv6 address has 2^64 of them; what is no address is a place of its own."""
+    assert place_of("2001:db8::1") == place_of("2001:db8::ffff:1") == place_of("[2001:db8::2]")
+    assert place_of("2001:db8:0:1::1") != place_of("2001:db8::1")
+    assert place_of("192.0.2.1") != place_of("192.0.2.2")
+    assert place_of("memory") == "memory"

@@ -161,3 +161,20 @@ def test_importing_config_and_identity_is_cheap() -> None:
     )
 
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
+
+
+def test_a_folder_of_ours_that_others_may_read_is_closed_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders whose names we chose become 0700; one that the user named is left as it is."""
+    home = tmp_path / "shared"
+    home.mkdir()
+    home.chmod(0o755)
+    (home / "nodes").mkdir()
+    (home / "nodes").chmod(0o777)
+    monkeypatch.setenv("EASYREMOTE_HOME", str(home))
+
+    folder = config.private_folder(config.home() / "nodes")
+
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(home.stat().st_mode) == 0o755

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shlex
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -163,3 +164,24 @@ def test_traceback_is_bounded_and_on_the_same_line() -> None:
 
     assert stream.getvalue().count("\n") == 1
     assert len(stream.getvalue()) < 2 * log.TRACEBACK_CHARS_MAX
+
+
+def test_a_peers_text_cannot_end_its_quotes() -> None:
+    """Backslashes and quotes in a value never make it look as if another field began."""
+    stream = written()
+    log.Log("x").info("hello", name='a\\" admin=true', path="C:\\temp dir\\", plain="C:\\temp")
+
+    line = stream.getvalue().rstrip()
+    fields = dict(field.split("=", 1) for field in shlex.split(line.split(" hello ")[1]))
+    assert fields["name"] == 'a\\" admin=true'
+    assert line.endswith('path="C:\\temp dir\\\\" plain=C:\\temp')
+
+
+def test_json_lines_hold_no_numbers_that_json_lacks() -> None:
+    """Not a number, infinity and absurdly long numbers become text; the line stays a line."""
+    stream = written(as_json=True)
+    log.Log("x").info("odd", nan=float("nan"), inf=float("-inf"), long=10**5000, fine=2.5)
+
+    entry = json.loads(stream.getvalue(), parse_constant=pytest.fail)
+    assert (entry["nan"], entry["inf"], entry["fine"]) == ("nan", "-inf", 2.5)
+    assert entry["long"] == "a number of 16610 bits"

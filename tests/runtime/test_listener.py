@@ -392,3 +392,16 @@ async def test_unusable_files_are_named(identity: ServerIdentity, tmp_path: Path
         files = ServerIdentity(path, identity.key_path, identity.pin)
         with pytest.raises(EasyRemoteError, match=path.name):
             await listen("127.0.0.1", 0, tls=files)
+
+
+async def test_a_crowd_that_is_turned_away_fills_no_log(
+    identity: ServerIdentity, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever finds no seat gets neither a task nor a line of their own."""
+    async with running(identity, ListenLimits(preauth_max=0)) as (listener, _, nursery):
+        tasks = len(nursery.child_tasks)
+        for _ in range(50):
+            assert await hears_nothing(plain(listener.port))
+        assert len(nursery.child_tasks) == tasks
+    lines = [r for r in caplog.records if "too many connections" in r.getMessage()]
+    assert len(lines) == 1
