@@ -37,6 +37,7 @@ class AgentConfig:
         rerun: How the script is run again, None if it cannot be.
         rerun_obstacle: Why it cannot be, for people.
         restarts: Whether the agent may start the script again when it dies.
+        leash: What the labels of the node's workers begin with; empty if they wear none.
     """
 
     spec: NodeSpec
@@ -47,6 +48,7 @@ class AgentConfig:
     rerun: RerunPlan | None
     rerun_obstacle: str
     restarts: bool
+    leash: str = ""
 
     def encode(self) -> bytes:
         """Return the configuration as bytes."""
@@ -59,6 +61,7 @@ class AgentConfig:
             "rerun": None if self.rerun is None else self.rerun.to_plain(),
             "rerun_obstacle": self.rerun_obstacle,
             "restarts": self.restarts,
+            "leash": self.leash,
         }
         return json.dumps(value).encode("ascii")
 
@@ -76,6 +79,7 @@ class AgentConfig:
             rerun=None if rerun is None else RerunPlan.from_plain(rerun),
             rerun_obstacle=value["rerun_obstacle"],
             restarts=value["restarts"],
+            leash=value["leash"],
         )
 
 

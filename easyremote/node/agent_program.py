@@ -10,6 +10,7 @@ import trio
 
 from .. import log
 from ..tuning import tune_for_relaying
+from . import leash
 from .agent import Agent
 from .agent_config import AgentConfig
 from .process import Stranger
@@ -41,6 +42,7 @@ async def _beside_script(config: AgentConfig) -> int:
         config.rerun, obstacle=config.rerun_obstacle, restarts=config.restarts,
         intensity=RestartIntensity.from_environment(),
     )  # fmt: skip
+    agent.family.leash = config.leash
     sock = socket.socket(fileno=config.fd)
     line = socket.socket(fileno=config.signal_fd)
     script = Stranger(config.script_pid)
@@ -71,8 +73,9 @@ def run_agent_of_script(plan: RerunPlan) -> int:
 
 async def _above_script(plan: RerunPlan) -> int:
     agent = Agent(plan, intensity=RestartIntensity.from_environment())
+    agent.family.leash = name = leash.new_leash()
 
     def first() -> WorkerProcess:
-        return WorkerProcess(agent, *start_script(plan, first_run=True))
+        return WorkerProcess(agent, *start_script(plan, first_run=True, label=leash.label(name, 0)))
 
     return await agent.run(first)

@@ -23,7 +23,7 @@ from .. import seam, values
 from ..errors import SerializationError
 from ..wire.errors import ErrorCode
 from ..wire.message import CODEC_PICKLE
-from . import inputs
+from . import forked, inputs
 from . import outcome as outcomes
 from .context import current_task
 from .outcome import Outcome
@@ -191,7 +191,8 @@ async def run_async(task: Task) -> Outcome:
     What stops the body (`CancelledError`, `trio.Cancelled`) passes through to the loop, which
     knows what it means.
     """
-    begun_at = time.perf_counter()
+    begun_at, pid = time.perf_counter(), forked.current_pid()
+    error: BaseException | None = None
     try:
         args, kwargs = _arguments(task, None)
         task.entered = True
@@ -201,8 +202,15 @@ async def run_async(task: Task) -> Outcome:
             value = await value
         if task.function.shape.stream:
             return await _iterate_async(task, value, begun_at)
-    except Exception as error:  # noqa: BLE001 - the task boundary
+    except Exception as raised:  # noqa: BLE001 - the task boundary
+        error = raised
         return of_error(task, error) if task.entered else _undecoded(task, error)
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        if forked.current_pid() != pid:
+            forked.end_child(error)
     return of_value(task, value, time.perf_counter() - begun_at)
 
 

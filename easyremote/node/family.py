@@ -11,13 +11,14 @@ that is run again must reach its `serve()` in `READY_S`. 3) No process outlives 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import trio
 
 from ..log import Log
 from ..wire.errors import ErrorCode
+from . import leash, memory
 from .agent_calls import DispatchedCall
 from .pools import MainPool, Pool, ReplicaPool
 from .process import Child, Process, end_process, has_terminal, kill_descendants, reap
@@ -25,7 +26,7 @@ from .rerun_plan import RerunPlan
 from .restart import RestartIntensity, Restarts
 from .spec import NodeSpec
 from .starter import start_script
-from .workers import WorkerEnd, WorkerOwner, WorkerProcess
+from .workers import WorkerEnd, WorkerOwner, WorkerProcess, WorkerState
 
 _log = Log("node")
 
@@ -58,6 +59,7 @@ class Family:
         spec: The node; None until a script under `easyremote node` has announced it.
         serve: Which `serve()` of that node in the script it is.
         obstacle: Why the script cannot be run as a replica; empty if it can.
+        leash: What the labels of the workers begin with; empty if they wear none.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Family:
         self.spec: NodeSpec | None = None
         self.serve = 1
         self.obstacle = obstacle
+        self.leash = ""
         self._owner = owner
         self._plan = plan
         self._may_restart = restarts
@@ -81,6 +84,8 @@ class Family:
         self._ending = False
         self._had_terminal = has_terminal()
         self._said_no_replicas = False
+        self._watches_all = False
+        self._number = 0
 
     # ---- the script ------------------------------------------------------------------------------
 
@@ -121,6 +126,16 @@ class Family:
             if self._ending and not self._workers:
                 self._all_gone.set()
             self._children = [child for child in self._children if child.status is None]
+            if self.leash and not self._ending:
+                self._owner.start_task(self._sweep, worker)
+
+    async def _sweep(self, worker: WorkerProcess) -> None:
+        """End what a worker left that has ended."""
+        label = leash.label(self.leash, worker.number)
+        spared = {worker.process.pid}  # A script that said goodbye may live on.
+        killed = await trio.to_thread.run_sync(leash.sweep, label, spared)
+        if killed:
+            _log.info("ended what a worker left", pid=worker.process.pid, processes=killed)
 
     async def _again(
         self, worker: WorkerProcess, end: WorkerEnd, restarts: Restarts
@@ -189,8 +204,12 @@ class Family:
             OSError: It cannot be started.
         """
         assert self._plan is not None and self.spec is not None
-        started = start_script(self._plan, node_id=self.spec.node_id, serve=self.serve, group=group)
-        return WorkerProcess(self._owner, *started, group=group)
+        self._number += 1
+        started = start_script(
+            self._plan, node_id=self.spec.node_id, serve=self.serve, group=group,
+            label=leash.label(self.leash, self._number) if self.leash else "",
+        )  # fmt: skip
+        return WorkerProcess(self._owner, *started, group=group, number=self._number)
 
     # ---- replicas --------------------------------------------------------------------------------
 
@@ -214,6 +233,7 @@ class Family:
             )
             self._replica_restarts[group] = Restarts(self._intensity)
         pool.slots = slots
+        pool.memory_bytes_max = memory.limit_of(entry.get("requirements"))
         return pool
 
     def _start_replica(self, pool: ReplicaPool) -> None:
@@ -227,9 +247,16 @@ class Family:
             return
         pool.workers.append(worker)
         self._owner.start_task(self._run_replica, pool, worker)
+        if not self._watches_all and "memory" in self._limits:
+            self._watches_all = True
+            self._owner.start_task(self._watch_all_memory)
 
     async def _run_replica(self, pool: ReplicaPool, worker: WorkerProcess) -> None:
-        end = await self._see_through(worker, READY_S)
+        async with trio.open_nursery() as nursery:
+            if pool.memory_bytes_max is not None:
+                nursery.start_soon(self._watch_memory, pool, worker)
+            end = await self._see_through(worker, READY_S)
+            nursery.cancel_scope.cancel()
         pool.worker_gone(worker)
         if self._ending:
             return
@@ -247,6 +274,46 @@ class Family:
                 return
             await trio.sleep(pause_s)
         pool.wanted()
+
+    # ---- their memory ----------------------------------------------------------------------------
+
+    @property
+    def _limits(self) -> Mapping[str, Any]:
+        return {} if self.spec is None else self.spec.limits
+
+    async def _watch_memory(self, pool: ReplicaPool, worker: WorkerProcess) -> None:
+        """Kill a replica that uses more than its function asked for."""
+        while (limit_bytes := pool.memory_bytes_max) is not None:
+            used = memory.used_bytes(worker.process.pid, limit_bytes)
+            if used > limit_bytes:
+                self._over(worker, used, limit_bytes, f"the memory that {pool.function} requires")
+                return
+            busy = worker.calls or worker.state is WorkerState.STARTING
+            await trio.sleep(memory.LOOK_EVERY_S if busy else memory.LOOK_IDLE_S)
+
+    async def _watch_all_memory(self) -> None:
+        """Kill the largest replica when all workers together use more than the owner allows."""
+        limit_bytes = memory.parse_size(self._limits["memory"])[1]
+        warned = False
+        while True:
+            sizes = {w: memory.used_bytes(w.process.pid, 0) for w in self._workers}
+            used = sum(sizes.values())
+            replicas = [worker for worker in sizes if worker.group is not None]
+            if any(worker.state is WorkerState.ENDING for worker in replicas):
+                pass  # One was told to go just now: look again when it is gone.
+            elif used > limit_bytes and replicas:
+                largest = max(replicas, key=lambda worker: sizes[worker])
+                self._over(largest, used, limit_bytes, "limits.memory, all workers together")
+            elif used > limit_bytes and not warned:
+                warned = True
+                _log.warning(
+                    "the script alone uses more memory than limits.memory; it is never killed",
+                    used=memory.human(used), limit=memory.human(limit_bytes),
+                )  # fmt: skip
+            await trio.sleep(memory.LOOK_EVERY_S if replicas else memory.LOOK_IDLE_S)
+
+    def _over(self, worker: WorkerProcess, used: int, limit_bytes: int, whose: str) -> None:
+        worker.kill("it used too much memory", why=memory.over(used, limit_bytes, whose))
 
     # ---- all of them -----------------------------------------------------------------------------
 
@@ -290,5 +357,7 @@ class Family:
         return 0 if status is None else status.exit_code or 0
 
     def kill_rest(self) -> None:
-        """Kill whatever is left below this process."""
+        """Kill whatever is left below this process, and what the script left beside it."""
         kill_descendants(self._children)
+        if self.leash:
+            leash.sweep(self.leash, () if self._script is None else {self._script.pid})

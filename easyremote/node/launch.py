@@ -27,14 +27,16 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import rerun
+from ..config import join_withheld
 from ..errors import EasyRemoteError
 from ..log import Log
+from . import leash
 from .agent_config import AgentConfig, Announcement
 from .process import close_in_forked_children
 from .rerun_plan import Marker, RerunPlan, adopting_marker, plan_rerun, worker_marker
@@ -77,9 +79,21 @@ class AgentHandle:
     """The agent process, seen from the worker. Any thread may use it."""
 
     def __init__(
-        self, pid: int, line: SignalLine, popen: subprocess.Popen[bytes] | None = None
-    ) -> None:
+        self, pid: int, line: SignalLine, popen: subprocess.Popen[bytes] | None = None, *,
+        dedicated: bool = True, leash: str = "",
+    ) -> None:  # fmt: skip
+        """Know an agent.
+
+        Args:
+            pid: Its process.
+            line: The signal line to it.
+            popen: The same process, if this one started it.
+            dedicated: This process does nothing else than serving while it serves.
+            leash: What the labels of this node begin with, if this process puts its own on.
+        """
         self.pid = pid
+        self._dedicated = dedicated
+        self._leash = leash
         self._line = line
         self._popen = popen
         self._told = False
@@ -95,6 +109,23 @@ class AgentHandle:
         On the main thread, and for signals that have a Python handler; it has no effect elsewhere.
         """
         return self._line.tied()
+
+    @contextlib.contextmanager
+    def household(self) -> Iterator[None]:
+        """Let what this process starts while the block runs belong to the node, if it serves only.
+
+        It ends with the node, and it does not inherit the node's secret.
+        """
+        if not self._dedicated:
+            yield
+            return
+        label = leash.label(self._leash, 0) if self._leash else ""
+        with join_withheld(), leash.worn(label):
+            yield
+
+    def end_family(self) -> None:
+        """The agent is gone and can end nobody: end what the workers of this node left."""
+        leash.sweep(self._leash)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end of the agent; False if the time was too short.
@@ -193,6 +224,8 @@ def _start_agent(spec: NodeSpec, blocking: bool, serve: int) -> WorkerEntry:
         rerun=planned if isinstance(planned, RerunPlan) else None,
         rerun_obstacle=planned if isinstance(planned, str) else "",
         restarts=isinstance(planned, RerunPlan) and _may_restart(),
+        # A process that does other things, too, may start others that are none of the node's.
+        leash=leash.new_leash() if isinstance(planned, RerunPlan) else "",
     )
     try:
         popen = _run_agent(config)
@@ -206,7 +239,9 @@ def _start_agent(spec: NodeSpec, blocking: bool, serve: int) -> WorkerEntry:
         theirs.close()
         their_line.close()
     ours.setblocking(False)
-    agent = AgentHandle(popen.pid, line, popen)
+    agent = AgentHandle(
+        popen.pid, line, popen, dedicated=isinstance(planned, RerunPlan), leash=config.leash
+    )
     atexit.register(agent.end_with_script)
     return WorkerEntry(ours, agent, False, None)
 

@@ -110,6 +110,7 @@ class ComputeNode:
         if limits is not None and not isinstance(limits, NodeLimits):
             raise TypeError(f"limits is a NodeLimits, not {type(limits).__name__}")
         self._limits = limits or NodeLimits()
+        self._limits.check()
         self._table = FunctionTable()
         self._worker: Worker | None = None
         self._handle: ServeHandle | None = None
@@ -243,7 +244,10 @@ class ComputeNode:
 
     def _say_unenforced(self) -> None:
         """Name, once per change, what was asked for and nothing enforces yet."""
-        unenforced = [*self._table.unenforced(), *(f"limits.{n}" for n in self._limits.named())]
+        unenforced = [
+            *self._table.unenforced(),
+            *(f"limits.{n}" for n in self._limits.unenforced()),
+        ]
         if unenforced:
             _log.warning(
                 "these settings are shown in discovery, but nothing enforces them yet",

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from . import memory
+from .memory import MEMORY_KEY
+
 ALIASES = {
     "timeout_seconds": "timeout",
     "max_concurrent": "max_concurrency",
@@ -70,7 +73,9 @@ class RegisterOptions:
 
     def unenforced(self) -> list[str]:
         """Return the keywords that were given and that nothing enforces yet."""
-        given = [name for name, default in _DEFAULTS.items() if getattr(self, name) != default]
+        given = {name for name, default in _DEFAULTS.items() if getattr(self, name) != default}
+        if self.isolation == "process" and set(self.resource_requirements or ()) == {MEMORY_KEY}:
+            given.discard("resource_requirements")  # The agent enforces it.
         return sorted({*given, *self.extra} - ENFORCED)
 
 
@@ -205,6 +210,15 @@ def _mapping(keyword: str, value: Any) -> Mapping[str, Any] | None:
     return dict(plain_tree(value, keyword))
 
 
+def _requirements(keyword: str, value: Any) -> Mapping[str, Any] | None:
+    requirements = _mapping(keyword, value)
+    try:
+        memory.limit_of(requirements)
+    except ValueError as error:
+        raise ValueError(f"{keyword}, {MEMORY_KEY}: {error}") from None
+    return requirements
+
+
 def _text_or_mapping(keyword: str, value: Any) -> str | Mapping[str, Any] | None:
     return _mapping(keyword, value) if isinstance(value, Mapping) else _text(keyword, value)
 
@@ -261,7 +275,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "name": _text,
     "stream": _flag_or_none,
     "async_func": _flag_or_none,
-    "resource_requirements": _mapping,
+    "resource_requirements": _requirements,
     "auth_required": _flag,
     "access_level": _text,
     "quota_per_user": _text_or_mapping,

@@ -104,6 +104,7 @@ class ReplicaPool(Pool):
         function: Its name.
         group: Its slot group.
         slots: Calls at once, and so replicas at most.
+        memory_bytes_max: Memory that one of them may use, None for any.
         workers: Replicas that are alive, starting ones included.
     """
 
@@ -117,6 +118,7 @@ class ReplicaPool(Pool):
         self.function = function
         self.group = group
         self.slots = slots
+        self.memory_bytes_max: int | None = None
         self.workers: list[WorkerProcess] = []
         self._idle: list[WorkerProcess] = []
         self._start = start

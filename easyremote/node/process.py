@@ -25,6 +25,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -37,6 +38,8 @@ KILL_WAIT_S = 5.0
 """Time in which a killed process disappears; longer only in a broken kernel call."""
 TERM_S = 1.0
 """Time between SIGTERM and SIGKILL for a process that did not end when it was asked to."""
+DYING_S = 0.01
+"""Pause between two looks at what was killed."""
 EXIT_ORPHAN = 70
 """Exit code of a child whose parent was gone before it began."""
 
@@ -50,6 +53,8 @@ class ExitStatus(NamedTuple):
 
     exit_code: int | None
     signal: int | None
+    why: str = ""
+    """Why we killed it, as the end of a sentence; empty if we did not."""
 
     @classmethod
     def of(cls, returncode: int) -> ExitStatus:
@@ -58,6 +63,8 @@ class ExitStatus(NamedTuple):
 
     def describe(self) -> str:
         """Return the end as people say it."""
+        if self.why:
+            return self.why
         if self.signal is not None:
             try:
                 return f"was killed by {signal.Signals(self.signal).name}"
@@ -283,18 +290,19 @@ def kill_descendants(children: Sequence[Child]) -> int:
     """Kill everything below this process, orphans that it inherited included; return how many."""
     import psutil
 
-    killed = 0
-    for _ in range(10):  # A killed process leaves its children to us: look again.
+    killed: set[int] = set()
+    until = time.monotonic() + KILL_WAIT_S
+    while time.monotonic() < until:  # A killed process leaves its children to us: look again.
         left = psutil.Process().children(recursive=True)
         if not left:
             break
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-                killed += 1
-        psutil.wait_procs(left, timeout=1.0)
+                killed.add(process.pid)
+        time.sleep(DYING_S)
         reap(children)
-    return killed
+    return len(killed)
 
 
 def _some_zombie() -> int | None:

@@ -45,6 +45,13 @@ class Agent(Protocol):
         """Let SIGINT and SIGTERM reach it at once while a block runs."""
         ...
 
+    def household(self) -> AbstractContextManager[None]:
+        """Let what this process starts while a block runs belong to the node."""
+        ...
+
+    def end_family(self) -> None:
+        """End what the workers left, if it can do so no more itself."""
+
 
 class ServeHandle:
     """A node that serves in the background. As a context manager it stops at the end.
@@ -115,6 +122,15 @@ class ServeHandle:
         """Let signals reach the agent at once, whatever this process is doing."""
         return nullcontext() if self._agent is None else self._agent.signals()
 
+    def household(self) -> AbstractContextManager[None]:
+        """Let what this process starts while a block runs belong to the node."""
+        return nullcontext() if self._agent is None else self._agent.household()
+
+    def end_family(self) -> None:
+        """The agent is gone: end what the workers of the node left."""
+        if self._agent is not None:
+            self._agent.end_family()
+
     def stop_at_once(self) -> None:
         """End without waiting for running calls."""
         self.insisted = True
@@ -150,12 +166,14 @@ def serve_in_foreground(worker: Worker, handle: ServeHandle) -> None:
         target=_watch, args=(worker, handle), name="easyremote-watch", daemon=True
     )
     watch.start()
-    with _signals(handle):
+    signals = _replica_signals(worker) if worker.is_replica else _signals(handle)
+    with handle.household(), signals:
         worker.run_main()
     worker.wait_ended(5.0)
     error = worker.error
     handle.stop()
     if isinstance(error, LinkLostError):
+        handle.end_family()
         raise SystemExit(_lost_sentence(handle.node_id, error))
     if error is not None:
         raise error
@@ -195,10 +213,29 @@ def _signals(handle: ServeHandle) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+@contextmanager
+def _replica_signals(worker: Worker) -> Iterator[None]:
+    """Let signals mean this process alone: it is not the script, whose signals stop the node.
+
+    SIGTERM ends it. SIGINT, which only a body sends here, is the KeyboardInterrupt of that body.
+    """
+
+    def on_interrupt(_: int, __: FrameType | None) -> None:
+        if worker.body_open:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _watch(worker: Worker, handle: ServeHandle) -> None:
     """Make sure that the process ends after serving has ended, whatever its bodies do."""
     worker.wait_ended(None)
     if isinstance(worker.error, LinkLostError):
+        handle.end_family()
         end_process_if_stuck(worker, _lost_sentence(handle.node_id, worker.error))
     else:
         grace_s = INSISTED_GRACE_S if handle.insisted else LOST_GRACE_S

@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OverloadedError
-from . import interrupt
+from . import forked, interrupt
 
 if TYPE_CHECKING:
     from .executor import Executor
@@ -100,6 +100,8 @@ class Seat:
         except interrupt.Interrupted as late:  # It came between the body and here.
             error = late
             self._close(task)
+        if forked.current_pid() != self.group.pid:
+            forked.end_child(error)
         return value, error
 
     def _reopen(self, task: Task) -> None:
@@ -140,6 +142,7 @@ class SlotGroup:
         self.name = name
         self.slots = slots
         self.executor = executor
+        self.pid = forked.current_pid()
         self.lock = threading.Lock()
         self.closed = False
         self.lent = 0

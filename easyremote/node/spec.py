@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from . import memory
+
 AcceptCode = bool | str | Sequence[str]
 """Who may send this node pickles: nobody, "owner", "members", or the principals named."""
 
@@ -19,7 +21,8 @@ class NodeLimits:
     """What the owner of a node allows at most.
 
     Attributes:
-        memory: Memory of all workers together, as "8GB", "8GiB" or bytes.
+        memory: Memory of all workers together, as "8GB", "8GiB" or bytes. Past it the largest
+            process of an isolated function is killed; the script itself never is.
         gpus: Indices of the GPUs that calls may use; None means all of them.
         hours: Times of day at which calls are taken, as "20:00-07:00"; None means always.
     """
@@ -27,6 +30,19 @@ class NodeLimits:
     memory: int | str | None = None
     gpus: tuple[int, ...] | None = None
     hours: str | None = None
+
+    def check(self) -> None:
+        """Refuse what is no limit.
+
+        Raises:
+            ValueError: `memory` is no size.
+        """
+        if self.memory is not None:
+            memory.parse_size(self.memory)
+
+    def unenforced(self) -> list[str]:
+        """Return the names of the limits that are set and that nothing enforces yet."""
+        return [name for name in self.named() if name != "memory"]
 
     def named(self) -> list[str]:
         """Return the names of the limits that are set."""

@@ -11,6 +11,7 @@ import socket
 from typing import NamedTuple
 
 from .. import rerun
+from .leash import LABEL_VARIABLE
 from .process import Child, start_child
 from .rerun_plan import ADOPT_VARIABLE, Marker, RerunPlan
 
@@ -27,7 +28,7 @@ class StartedScript(NamedTuple):
 
 def start_script(
     plan: RerunPlan, *, node_id: str | None = None, serve: int = 1, group: str | None = None,
-    first_run: bool = False,
+    first_run: bool = False, label: str = "",
 ) -> StartedScript:  # fmt: skip
     """Run the script.
 
@@ -37,6 +38,7 @@ def start_script(
         serve: Which `serve()` of that node.
         group: The slot group of a replica, None for the worker that serves everything.
         first_run: It is an ordinary first run, which uses the agent that started it.
+        label: What everything that it starts is known by.
 
     Raises:
         OSError: It cannot be started.
@@ -47,6 +49,8 @@ def start_script(
     marker = Marker(*fds, os.getpid(), node_id, serve, group)
     variable = ADOPT_VARIABLE if first_run else rerun.WORKER_VARIABLE
     env = {**plan.env, variable: marker.encode()}
+    if label:
+        env[LABEL_VARIABLE] = label
     try:
         child = start_child(plan.argv, env=env, cwd=plan.cwd, pass_fds=fds)
     except OSError:

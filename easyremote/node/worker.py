@@ -192,6 +192,16 @@ class Worker(LinkHandler):
         return self._ended.is_set()
 
     @property
+    def is_replica(self) -> bool:
+        """Whether this process serves one isolated function, and is not the script itself."""
+        return self._group is not None
+
+    @property
+    def body_open(self) -> bool:
+        """Whether the main thread is inside a body right now."""
+        return self._main_seat.open
+
+    @property
     def in_flight(self) -> int:
         """Calls that are here and whose bodies are not gone."""
         return self._executor.in_flight

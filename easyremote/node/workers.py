@@ -142,6 +142,7 @@ class WorkerProcess(LinkHandler):
 
     Attributes:
         group: The slot group of a replica; None of the worker that serves everything.
+        number: Which worker of the node it is; 0 is the first.
         link: Its link, None before it announced itself.
         calls: The calls that were written to it and are not gone, by call id.
         orphans: Calls of a lost link that wait for the exit status.
@@ -150,6 +151,7 @@ class WorkerProcess(LinkHandler):
     def __init__(
         self, owner: WorkerOwner, process: Process, sock: socket.socket,
         signal_line: socket.socket, *, group: str | None = None, announces: bool = True,
+        number: int = 0,
     ) -> None:  # fmt: skip
         """Take over a process and our end of its socket; `run` begins.
 
@@ -160,8 +162,10 @@ class WorkerProcess(LinkHandler):
             signal_line: Our end of its signal line.
             group: The group of a replica.
             announces: It was started by us, so it says first which node it serves.
+            number: Which worker of the node it is, for its label; 0 is the first.
         """
         self.group = group
+        self.number = number
         self.process = process
         self.link: Link | None = None
         self.state = WorkerState.STARTING
@@ -175,6 +179,7 @@ class WorkerProcess(LinkHandler):
         self._goodbye = False
         self._was_ready = False
         self._broken: str | None = None
+        self._killed_why = ""
         self._dead = trio.Event()
         self._scope = trio.CancelScope()
 
@@ -223,7 +228,8 @@ class WorkerProcess(LinkHandler):
 
     async def _watch_process(self, status: list[ExitStatus]) -> None:
         """When the process ends, its link has a moment to give what is still on its way."""
-        status.append(await self.process.wait())
+        ended = await self.process.wait()
+        status.append(ended._replace(why=self._killed_why))
         self._dead.set()
         await trio.sleep(LAST_BYTES_S)
         if self.link is not None:
@@ -320,9 +326,15 @@ class WorkerProcess(LinkHandler):
 
     # ---- what the agent does -------------------------------------------------------------------
 
-    def kill(self, reason: str) -> None:
-        """End the process at once; its calls are settled when it is gone."""
+    def kill(self, reason: str, *, why: str = "") -> None:
+        """End the process at once; its calls are settled when it is gone.
+
+        Args:
+            reason: For the log.
+            why: What the callers are told instead of the signal, after "the process that ran f".
+        """
         if self.state is not WorkerState.DEAD:
+            self._killed_why = self._killed_why or why
             _log.info("worker killed", pid=self.process.pid, reason=reason)
             self._step(WorkerInput.TOLD)
             self.process.kill()

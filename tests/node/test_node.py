@@ -45,6 +45,12 @@ class FakeAgentProcess:
     def signals(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def household(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def end_family(self) -> None:
+        pass
+
 
 class Agents:
     """Stands in for `launch.enter`: every `serve()` gets a scripted agent."""
@@ -256,7 +262,7 @@ def test_unenforced_settings_are_named_in_one_line(
 ) -> None:
     """What nothing enforces yet is named when serving begins, in one line, and nothing else is."""
     assert not agents.made
-    node = ComputeNode("localhost", "n1", limits=NodeLimits(memory="8GB"))
+    node = ComputeNode("localhost", "n1", limits=NodeLimits(memory="8GB", hours="20:00-07:00"))
     node.register(name="f", billing="per_request", timeout=3, auth_required=True)(lambda: 1)
     node.register(name="g", billing="per_second", quota_per_user="10_calls_daily")(lambda: 1)
     with caplog.at_level(logging.WARNING, "easyremote"):
@@ -264,7 +270,7 @@ def test_unenforced_settings_are_named_in_one_line(
     lines = [record.getMessage() for record in caplog.records if "enforces" in record.getMessage()]
 
     assert len(lines) == 1
-    assert 'settings="billing, quota_per_user, limits.memory"' in lines[0]
+    assert 'settings="billing, quota_per_user, limits.hours"' in lines[0]
 
 
 def test_refused_registration_is_raised(agents: Agents) -> None:
