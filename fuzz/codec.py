@@ -57,7 +57,8 @@ _REFUSED = object()
 
 
 def _same(one: object, other: object) -> bool:
-    return one == other or repr(one) == repr(other)  # Not-a-number is not equal to itself.
+    # Not-a-number is not equal to itself, and a repr of long integers is refused.
+    return one == other or cbor2.dumps(one) == cbor2.dumps(other)
 
 
 def _decoder_seeds() -> list[bytes]:

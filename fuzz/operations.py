@@ -348,7 +348,7 @@ def _mutate(rng: Any, data: bytes) -> bytes:
             out[at:at] = bytes(
                 [int(chance() * 16) | (128 if chance() < 0.5 else 0), int(chance() * 256)]
             )
-        elif what < 0.6 and at < len(out):
+        elif what < 0.6 and at + 1 < len(out):
             out[at + 1] = int(chance() * 256)
         elif what < 0.75 and at < len(out):
             out[at] = int(chance() * 16) | (out[at] & 0x80)
