@@ -32,7 +32,8 @@ def enter(*_: Any) -> Any:
     sock = socket.socket(fileno=int(sys.argv[1]))
     close_in_forked_children(sock)
     agent = SimpleNamespace(
-        pid=0, stop=lambda: None, wait=lambda *_: True, signals=contextlib.nullcontext
+        pid=0, stop=lambda: None, wait=lambda *_: True, signals=contextlib.nullcontext,
+        household=contextlib.nullcontext, end_family=lambda: None,
     )
     return SimpleNamespace(socket=sock, agent=agent, rerun=False, group=None)
 
