@@ -33,8 +33,8 @@ PARAMETERS_MAX = 256
 PLAIN_NODES_MAX = 4096
 """Values in one piece of metadata, however nested."""
 PLAIN_DEPTH_MAX = 16
-_INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
-"""Longer integers take quadratic time to print, or cannot be printed at all."""
+INT_BITS_MAX = 1024
+"""Python takes quadratic time to print long integers, and beyond some length refuses to."""
 
 GROUP_MAIN = "main"
 
@@ -198,8 +198,8 @@ class _Copier:
         if value is None or kind in (bool, float):
             return value
         if kind is int:
-            if not _INT_MIN <= value <= _INT_MAX:
-                raise BadOffer(f"{self.where} holds an integer of more than 64 bits")
+            if value.bit_length() > INT_BITS_MAX:
+                raise BadOffer(f"{self.where} holds an integer of more than {INT_BITS_MAX} bits")
             return value
         if kind is str:
             return value[:TEXT_CHARS_MAX]

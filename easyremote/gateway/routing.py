@@ -20,7 +20,7 @@ from typing import Any
 from ..identity.role import Operation, Principal
 from ..wire.errors import ErrorCode
 from ..wire.message import CODEC_PICKLE, Call
-from .capability import matches
+from .capability import Effort, TooMuch, matches
 from .offer import FUNCTION_NAME
 from .registry import NodeRecord, Offer, Pool, Registry, sees_node, visible
 
@@ -147,7 +147,17 @@ def _named_pool(registry: Registry, principal: Principal, name: str, node_ids: l
 
 def _capable(registry: Registry, principal: Principal, pool: Pool, wanted: Any) -> Pool:
     offers = _offers(registry, principal, pool)
-    able = [o for o in offers if matches(o.record.capabilities, o.record.labels + _tags(o), wanted)]
+    effort = Effort()
+    try:
+        able = [
+            o
+            for o in offers
+            if matches(o.record.capabilities, o.record.labels + _tags(o), wanted, effort)
+        ]
+    except TooMuch:
+        raise Refused(
+            ErrorCode.BAD_ARGUMENT, "the capability that is wanted has too many parts; name fewer"
+        ) from None
     if not able:
         shown = ", ".join(sorted(o.record.node_id for o in offers)[:5])
         raise Refused(

@@ -11,6 +11,7 @@ import pytest
 
 from easyremote import values
 from easyremote.errors import SerializationError
+from easyremote.gateway.capability import TooMuch, matches
 from easyremote.gateway.offer import BadOffer, plain
 from easyremote.wire import array
 from easyremote.wire.errors import CodecError
@@ -159,7 +160,19 @@ def test_flags_of_an_array_that_are_no_flags_are_refused(flags: object) -> None:
 
 def test_a_node_describes_itself_without_integers_that_cannot_be_printed() -> None:
     """Python refuses to print integers of many digits: one would break whoever lists the node."""
-    for value in (1 << 64, -(1 << 63) - 1, 10**5000):
+    for value in (1 << 1024, -(1 << 1024), 10**5000):
         with pytest.raises(BadOffer):
             plain({"memory": [value]}, "capabilities")
-    assert plain([(1 << 64) - 1, -(1 << 63)], "capabilities") == [(1 << 64) - 1, -(1 << 63)]
+    assert plain([(1 << 1024) - 1], "capabilities") == [(1 << 1024) - 1]
+
+
+def test_long_wishes_against_long_lists_are_given_up() -> None:
+    """Node and caller may be one stranger: a list of each costs the gateway no second."""
+    held = {"specialization": [f"x{n}" for n in range(4000)]}
+
+    assert matches(held, [], "x3999")
+    with pytest.raises(TooMuch):
+        matches(held, [], ["X3999"] * 10_000)
+    with pytest.raises(TooMuch):
+        matches(held, [], {"specialization": ["x3999"] * 10_000})
+    assert matches(held, ["a"], [["a", "x1"], {"specialization": ["X2"]}])
