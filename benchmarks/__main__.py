@@ -10,19 +10,21 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from .floods import floods
 from .harness import RUNS, WARM_UPS, Progress, Row, environment
 from .peers import installed, running_peers
 from .rows import MB, ROWS, Options, arrays, only_floors, pipelined, round_trip
 
 _PEER_ROWS = (round_trip, pipelined, arrays)
-_NAMES = (*ROWS, "peers", "floors")
+_NAMES = (*ROWS, "floods", "peers", "floors")
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure EasyRemote beside the floor of this machine, in alternation.",
-        epilog="Without a name every row of EasyRemote runs. `peers` runs the same calls on "
+        epilog="Without a name every row of EasyRemote runs. `floods` measures an honest client "
+        "beside attackers. `peers` runs the same calls on "
         "Ray and RPyC, where they are installed; `floors` measures the floors alone.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(_NAMES))
@@ -60,6 +62,8 @@ def _wanted(names: list[str]) -> Iterator[tuple[str, Callable[[Options], Iterato
         if name == "peers":
             for row in _PEER_ROWS:
                 yield "peers", row
+        elif name == "floods":
+            yield name, floods
         elif name == "floors":
             yield name, only_floors
         else:

@@ -46,8 +46,14 @@ READ_BUDGET_BYTES = 256 * 1024
 """Bytes after which a reader lets other tasks run: about a millisecond of somebody's bulk."""
 
 TURN_S = 0.002
-"""Time after which a reader lets other tasks run, too: so many bytes of small frames take longer
-than of bulk, and a peer that sends nothing but small frames must not get more of it."""
+"""Time after which a reader lets other tasks run, too, even inside what was received at once: a
+few KiB of small frames take longer than much bulk."""
+CROWDED_TURN_S = 0.0005
+"""The same for a link that always has more to read, while others keep it waiting, too: so a crowd
+of greedy peers does not lengthen everybody's wait by their number."""
+CROWDED_AFTER_S = 0.004
+EVENTS_PER_LOOK = 4
+"""How often the clock is looked at."""
 
 FLUSH_EVERY_BYTES = 256 * 1024
 """Received bytes after which a batch sends what it has caused so far: bulk flows on early."""
@@ -86,6 +92,10 @@ class Link:
         self._timer = trio.Event()
         self._timer_at = 0.0
         self._over = False
+        self._unfinished = False
+        """There are events that nobody was told of."""
+        self._turn_over_at = math.inf
+        """When a turn ended in which not everything could be done; else infinity."""
 
     # ---- what the owner does ---------------------------------------------------------------
 
@@ -211,9 +221,16 @@ class Link:
     def _receive_batch(self) -> bool:
         """Receive and dispatch; True if the stream has nothing more now."""
         connection, receive = self.connection, self.stream.try_receive_into
-        budget, unsent, until = READ_BUDGET_BYTES, FLUSH_EVERY_BYTES, 0.0
+        budget, unsent = READ_BUDGET_BYTES, FLUSH_EVERY_BYTES
+        begin = trio.current_time()
+        crowded = begin - self._turn_over_at > CROWDED_AFTER_S
+        until = begin + (CROWDED_TURN_S if crowded else TURN_S)
+        self._turn_over_at = math.inf
         self.outbox.begin()
         try:
+            if self._unfinished and not self._dispatch(until):
+                self._turn_over_at = trio.current_time()
+                return False
             while budget > 0 and not self._over:
                 try:
                     size = receive(connection.receive_buffer())
@@ -227,10 +244,8 @@ class Link:
                     connection.received(size, now)
                 else:
                     connection.receive_eof(now)
-                self._dispatch()
-                if not until:
-                    until = now + TURN_S
-                elif now >= until:
+                if not self._dispatch(until):
+                    self._turn_over_at = trio.current_time()
                     return False
                 budget -= size
                 unsent -= size
@@ -268,9 +283,14 @@ class Link:
         finally:
             self.outbox.end()
 
-    def _dispatch(self) -> None:
-        """Tell the handlers what happened, one event after the other."""
+    def _dispatch(self, until: float = math.inf) -> bool:
+        """Tell the handlers what happened, one event after the other.
+
+        Returns:
+            False if there is more to tell and the time is over; nothing may be received then.
+        """
         connection, streams, next_event = self.connection, self.streams, self.connection.next_event
+        told = 0
         while (event := next_event()) is not None:
             try:
                 if isinstance(event, ev.MessageReceived):
@@ -284,7 +304,12 @@ class Link:
                 _log.warning("link broken by peer peer=%s reason=%s", self.peer, error)
                 code = error.code if isinstance(error, RemoteProtocolError) else ErrorCode.DECODE
                 connection.fail(RemoteProtocolError(code, str(error)))
+            told += 1
+            if not told % EVENTS_PER_LOOK and trio.current_time() >= until:
+                break
+        self._unfinished = event is not None
         self._forget_over()
+        return event is None
 
     def _handle(self, event: ev.Event) -> None:
         if isinstance(event, ev.ConnectionLost):

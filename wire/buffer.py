@@ -20,6 +20,9 @@ from .frame import HEADER, HEADER_SIZE
 SIZE = 256 * 1024
 """Twice the largest control frame and more: one read brings many small frames."""
 
+SIZE_OVER = 4 * 1024
+"""After the end: something to receive the rest into."""
+
 SIZE_GREETING = 40 * 1024
 """Before the handshake is done: twice the largest frame that is allowed then, and a bit."""
 
@@ -79,7 +82,14 @@ class ReceiveBuffer:
         return True
 
     def forget(self) -> None:
-        """Drop everything: the connection is over."""
+        """Drop everything, memory included: the connection is over, and what still comes is ignored.
+
+        Whoever holds on to a connection that is over must not hold its buffer, too: peers that come
+        and go would fill the memory faster than it is searched for what nobody needs.
+        """
+        if len(self.data) != SIZE_OVER:
+            self.data = bytearray(SIZE_OVER)
+            self.view = memoryview(self.data)
         self.start = self.end = 0
         self.target = None
 

@@ -393,6 +393,16 @@ def test_nothing_is_said_after_the_end() -> None:
     assert pair.a.take_drained() == []
 
 
+def test_a_connection_that_is_over_holds_no_buffer() -> None:
+    """Peers that come and go leave next to nothing behind, and their last bytes are ignored."""
+    pair = Pair()
+    assert len(pair.b.buffer.data) >= 256 * 1024
+    pair.b.close()
+
+    assert len(pair.b.buffer.data) <= 4096
+    assert take(pair.b, bytes(100_000)) == [ev.ConnectionLost(None)]
+
+
 def test_data_with_a_kind_is_refused() -> None:
     """Only messages have a kind."""
     pair = Pair()
