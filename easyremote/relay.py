@@ -33,8 +33,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .errors import EasyRemoteError
+from .flow import Buffers, Flow
 from .handlers import StreamHandler
-from .wire.credit import cost
 from .wire.errors import ErrorCode
 from .wire.frame import HEADER_SIZE
 from .wire.message import TERMINAL
@@ -46,86 +46,6 @@ END_ONLY_KIND = 0
 """Kind of a message that says nothing but END."""
 END_ONLY = b"\x80"
 """Its payload: an empty list."""
-
-Held = tuple[int, bytes, bool, bool] | tuple[memoryview, bool, bool]
-"""A message (kind, payload, more, end) or a DATA frame (frame, last, end) that waits."""
-
-
-class Buffers:
-    """The bytes that the relays of one process hold together.
-
-    Attributes:
-        used_bytes: Held now, of those for which links got their credit.
-        limit_bytes: Above this, links wait for their credit, too.
-    """
-
-    __slots__ = ("limit_bytes", "used_bytes")
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.used_bytes = 0
-
-
-class Flow:
-    """Bytes that came on one side of a pair and have not left us on the other.
-
-    Each frame counts as it does for credit, which is about what it costs us: never nothing.
-
-    Attributes:
-        owed_bytes: Those for which the stream has not got its credit.
-        moved_bytes: All that have left us; stands still when the other side is stuck.
-        held: What waits for a side that is missing; None if nothing ever did.
-        watched: The other side reports what it frames.
-    """
-
-    __slots__ = ("_buffers", "_source", "_withheld", "held", "moved_bytes", "owed_bytes", "watched")
-
-    def __init__(self, source: Stream | None, buffers: Buffers) -> None:
-        self._source = source
-        self._buffers = buffers
-        self._withheld = 0  # Bytes for which the link has not got its credit either.
-        self.owed_bytes = 0
-        self.moved_bytes = 0
-        self.held: list[Held] | None = None
-        self.watched = False
-
-    def came(self, size_bytes: int) -> None:
-        """A frame with so many bytes has come from the source."""
-        buffers = self._buffers
-        size_bytes = cost(size_bytes)
-        self.owed_bytes += size_bytes
-        if buffers.used_bytes + size_bytes <= buffers.limit_bytes and self._source is not None:
-            buffers.used_bytes += size_bytes
-            self._source.stored(size_bytes)
-        else:
-            self._withheld += size_bytes
-
-    def hold(self, entry: Held) -> None:
-        """Keep something for a side that is missing."""
-        if self.held is None:
-            self.held = []
-        self.held.append(entry)
-
-    def left(self, size_bytes: int) -> None:
-        """Bytes have left us, or were dropped: credit them."""
-        size_bytes = min(size_bytes, self.owed_bytes)
-        if not size_bytes:
-            return
-        self.owed_bytes -= size_bytes
-        self.moved_bytes += size_bytes
-        withheld = min(size_bytes, self._withheld)
-        self._withheld -= withheld
-        self._buffers.used_bytes -= size_bytes - withheld
-        source = self._source
-        if source is not None and source.link.ready:
-            source.passed_on(size_bytes)
-            if withheld:
-                source.stored(withheld)
-
-    def drop(self) -> None:
-        """Forget everything."""
-        self.held = None
-        self.left(self.owed_bytes)
 
 
 class Relay(StreamHandler):
@@ -223,6 +143,13 @@ class Relay(StreamHandler):
                 flow.watched = False
         self.up = None
         self.up_ended = True
+
+    def hear_no_more(self) -> None:
+        """The callee has all that the caller says, from an earlier stream: drop it."""
+        if self._from_up is not None:
+            self._from_up.drop()
+        self.deaf = self.up_ended = True
+        self.up_mid = False
 
     def mute(self) -> None:
         """Drop what the callee still says, and all that is held."""

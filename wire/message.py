@@ -6,8 +6,8 @@ element per field, in the order of the fields below. A value that belongs to use
 results, items) is opaque here: `body` holds its encoded bytes if they are small, otherwise the
 body is the first raw segment that follows the message.
 
-Rules of this file. 1) A field is only ever appended; a decoder ignores elements that it does not
-know. 2) Every field is checked for type and range before anybody sees it. 3) No user value is
+Rules of this file. 1) A field is only ever appended, with a default for peers that do not say it;
+a decoder ignores elements that it does not know. 2) Every field is checked for type and range before anybody sees it. 3) No user value is
 decoded here.
 
 Source. wire/README.md, "Messages".
@@ -36,6 +36,8 @@ FLAG_DETACHED = 2
 """The call outlives its caller."""
 FLAG_IDEMPOTENT = 4
 """The call may be started again after a loss."""
+FLAG_ATTACH = 8
+"""No new run is meant: the opener wants the outcome of the call that has this id already."""
 
 TAKE_OPTIONAL_BYTES = (bytes, type(None))
 
@@ -77,6 +79,8 @@ class Call(NamedTuple):
     """Call id of the running call that makes this one, or empty."""
     body: bytes | None
     segments: list[int]
+    since: int = 0
+    """Incarnation of the gateway to which this call was first sent; 0 the first time."""
 
 
 class Dispatch(NamedTuple):
@@ -219,7 +223,7 @@ _OPT_DICT = (dict, type(None))
 _OPT_LIST = (list, type(None))
 
 _FIELDS: dict[type[Any], tuple[_Check, ...]] = {
-    Call: (bytes, str, _OPT_LIST, dict, _OPT_INT, int, int, bytes, _OPT_BYTES, list),
+    Call: (bytes, str, _OPT_LIST, dict, _OPT_INT, int, int, bytes, _OPT_BYTES, list, int),
     Dispatch: (bytes, str, str, list, _OPT_INT, int, int, bytes, int, dict, _OPT_BYTES, list),
     Item: (int, int, _OPT_BYTES, list),
     ItemsEnd: (int, _OPT_DICT),
@@ -281,13 +285,13 @@ def decode(cls: type[M], payload: bytes) -> M:
     """
     fields = cbor.load_frame(payload)
     checks = _FIELDS[cls]
-    if type(fields) is not list or len(fields) < len(checks):
-        raise CodecError(f"a {cls.__name__} message has {len(checks)} fields")
+    if type(fields) is not list or len(fields) < _REQUIRED[cls]:
+        raise CodecError(f"a {cls.__name__} message has {_REQUIRED[cls]} fields at least")
     if len(fields) > len(checks):
         del fields[len(checks) :]
     kinds = tuple(map(type, fields))
     if kinds not in _SEEN[cls]:
-        for kind, check in zip(kinds, checks, strict=True):
+        for kind, check in zip(kinds, checks, strict=False):
             if kind is not check and not (type(check) is tuple and kind in check):
                 raise CodecError(f"a field of a {cls.__name__} message has the wrong type")
         _SEEN[cls].add(kinds)
@@ -302,6 +306,11 @@ def decode(cls: type[M], payload: bytes) -> M:
 
 
 _CONTAINERS = frozenset({list, dict})
+
+_REQUIRED: dict[type[Any], int] = {
+    cls: len(checks) - len(cls._field_defaults) for cls, checks in _FIELDS.items()
+}
+"""Fields that a message must have; those that were appended later may be missing."""
 
 _SEEN: dict[type[Any], set[tuple[type[Any], ...]]] = {cls: set() for cls in _FIELDS}
 """Combinations of field types that were found good: as many as a class has optional fields."""
@@ -324,7 +333,12 @@ def _check_call(message: Any) -> None:
     deadline_ms = message.deadline_ms
     if deadline_ms is not None and deadline_ms < 0:
         raise CodecError("a deadline is not negative")
-    names = message.node_ids if type(message) is Call else message.roles
+    if type(message) is Call:
+        names = message.node_ids
+        if message.since < 0:
+            raise CodecError("an incarnation is not negative")
+    else:
+        names = message.roles
     if names and not all(type(name) is str for name in names):
         raise CodecError("node ids and roles are strings")
 

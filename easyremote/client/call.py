@@ -5,28 +5,26 @@ thread. What comes back is decoded there only if it is small and plain; a pickle
 users, and a large value takes time, so these go to other threads. The outcome settles the future.
 
     HELD --open--> SENT --ACCEPTED--> ACCEPTED --outcome--> SETTLED
-      |              +--link lost: HELD again--^   +--link lost: SETTLED, may have run
-      +--cancelled, expired, closed--> SETTLED
+     | ^             |                   |
+     | +--link lost--+-------------------+   under the same id; streams: SETTLED
+     +--cancelled, expired, closed, no link in time--> SETTLED
 
 Rules of this file. 1) All but `request_cancel`, `whereabouts` and the progress belongs to the io
-thread. 2) A call that the gateway has not accepted is submitted again under the same id after a
-loss; the gateway knows the id if it had the call already. 3) What has an outcome holds nothing.
+thread. 2) A call is submitted again under the same id after a loss; the gateway knows the id, or
+asks its nodes. 3) What has an outcome holds nothing.
 
 Source. decisions.md 9, 10, 15, 22; wire/README.md, "Messages".
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import values
 from ..errors import (
     EasyRemoteError,
-    GatewayUnreachableError,
     SerializationError,
     TaskCancelledError,
     TaskTimeoutError,
@@ -37,7 +35,6 @@ from ..relay import END_ONLY, END_ONLY_KIND
 from ..wire.errors import ErrorCode
 from ..wire.message import (
     CODEC_PICKLE,
-    CODEC_PLAIN,
     Call,
     Failure,
     Item,
@@ -47,17 +44,19 @@ from ..wire.message import (
     decode,
     encode,
 )
+from .again import lost_for_good, settle_or_repeat, with_new_id
 from .bodies import open_body
 from .future import Future, Input
 from .info import Usage, Whereabouts
 from .offload import offload
-from .progress import ProgressReports
+from .progress import Reporting
 
 if TYPE_CHECKING:
     from ..link import Link
     from ..stream import Stream
     from ..timers import Timer
     from .feed import Feeds
+    from .retry import RetryPolicy
     from .session import Session
 
 BACKSTOP_S = 2.0
@@ -70,10 +69,8 @@ WHEREABOUTS_S = 0.25
 """An answer about a call is good for this long."""
 ASK_TIMEOUT_S = 5.0
 
-_making_reports = threading.Lock()
 
-
-class OutgoingCall(StreamHandler):
+class OutgoingCall(Reporting, StreamHandler):
     """One call. The class holds the defaults of what most calls never need.
 
     Attributes:
@@ -87,7 +84,17 @@ class OutgoingCall(StreamHandler):
         deadline: When it must have an outcome, on `time.monotonic()`.
         feeds: The producers of its streamed arguments.
         wants_items: The function yields items.
+        retry: What may be made again, None for what the function was registered with.
+        attempts: How often it was made.
+        tried: There was an attempt before this one, which may have run.
+        lost: It was open on a link that is gone, and waits for another one.
     """
+
+    retry: RetryPolicy | None = None
+    attempts = 1
+    tried = False
+    lost = False
+    _since = 0
 
     future: Future[Any] | None = None
     stream: Stream | None = None
@@ -101,7 +108,6 @@ class OutgoingCall(StreamHandler):
     bytes_received = 0
     _timer: Timer | None = None
     _filling: tuple[Result | Item | Progress, list[memoryview]] | None = None
-    _progress: ProgressReports | None = None
     _cancel: tuple[int, int] | None = None
     _asked: tuple[float, Whereabouts | None] = (-1.0, None)
 
@@ -129,21 +135,48 @@ class OutgoingCall(StreamHandler):
         """Whether we say more than the opening message on its stream."""
         return self.wants_items or self.feeds is not None
 
-    def open_on(self, link: Link) -> None:
-        """Write it to a link that has room for a stream."""
-        payload = self._payload
-        if payload is None:
-            assert self._message is not None and self.deadline is not None
+    @property
+    def cancelling(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._cancel is not None
+
+    def begin_again(self, call_id: bytes) -> None:
+        """Become another call, with the same arguments and for the same future."""
+        self.call_id = call_id
+        self.attempts += 1
+        self.tried = True
+        self.stream, self._since = None, 0
+        self.sent = self.accepted = self.ended = False
+        if self._payload is not None:
+            self._payload = with_new_id(self._payload, call_id)
+        else:
+            assert self._message is not None
+            self._message = self._message._replace(call_id=call_id)
+
+    def _opening(self) -> bytes | None:
+        """Return the message that opens its stream now; None if its time is over."""
+        if self._payload is not None and not self._since:
+            return self._payload
+        message = self._message or decode(Call, self._payload or b"")
+        if self.deadline is not None:
             left_s = self.deadline - time.monotonic()
             if left_s <= 0:
-                self._expire()
-                return
-            payload = encode(self._message._replace(deadline_ms=max(1, int(left_s * 1000))))
+                return None
+            message = message._replace(deadline_ms=max(1, int(left_s * 1000)))
+        return encode(message._replace(since=self._since))
+
+    def open_on(self, link: Link) -> None:
+        """Write it to a link that has room for a stream."""
+        payload = self._opening()
+        if payload is None:
+            self._expire()
+            return
+        self._since = self._since or self.session.incarnation
         self.ended = not self.speaks_on
         self.stream = link.open_encoded(
             Kind.CALL, payload, self._buffers, handler=self, end=self.ended
         )
-        self.sent = True
+        self.sent, self.lost = True, False
         if self._cancel is not None:
             self.stream.cancel(*self._cancel)
 
@@ -163,7 +196,7 @@ class OutgoingCall(StreamHandler):
 
     def _expire(self) -> None:
         error = TaskTimeoutError(f"{self.function}: the deadline of the call has passed")
-        error.may_have_run = self.sent
+        error.may_have_run = self.may_have_run()
         stream = self.stream
         self.settle(error=error)
         if stream is not None and stream.is_open:
@@ -211,6 +244,7 @@ class OutgoingCall(StreamHandler):
         """The outcome, a progress report, or credit for a streamed argument."""
         if kind == Kind.RESULT:
             result = decode(Result, payload)
+            self.session.throttle.succeeded()
             self.seconds = result.seconds
             if more:
                 self._receive(stream, result, result.segments)
@@ -299,14 +333,20 @@ class OutgoingCall(StreamHandler):
         if failure.code == ErrorCode.REMOTE_ERROR:
             # The class of an exception belongs to a user, and may have code that runs when it is
             # made.
-            offload.run(lambda: self.settle(error=values.decode_exception(failure.detail)))
+            offload.run(lambda: self._on_raised(values.decode_exception(failure.detail)))
             return
-        self.settle(
-            error=from_wire(
-                failure.code, failure.reason, maybe_executed=failure.maybe_executed,
-                retry_after_s=failure.retry_after_s, detail=failure.detail,
-            )
+        error = from_wire(
+            failure.code, failure.reason, maybe_executed=failure.maybe_executed,
+            retry_after_s=failure.retry_after_s, detail=failure.detail,
         )  # fmt: skip
+        settle_or_repeat(self, error, idempotent=failure.detail.get("idempotent") is True)
+
+    def _on_raised(self, error: BaseException) -> None:
+        """The body raised; on another thread."""
+        if self.retry is not None and self.retry.exceptions:
+            self.session.link.post(partial(settle_or_repeat, self, error))
+        else:
+            self.settle(error=error)
 
     def on_accepted(self, stream: Stream) -> None:
         """The gateway has taken responsibility."""
@@ -323,12 +363,13 @@ class OutgoingCall(StreamHandler):
     def on_reset(self, stream: Stream, code: int, reason: str) -> None:
         """The gateway gave the call up, perhaps inside its result."""
         self.stream = None
-        self.settle(error=from_wire(code, reason, maybe_executed=True))
+        settle_or_repeat(self, from_wire(code, reason, maybe_executed=True))
 
     def on_lost(self, stream: Stream, error: EasyRemoteError) -> None:
         """The link is gone."""
         self.stream = None
         self._filling = None
+        self.lost = True
         self.session.lost(self, error)
 
     def on_drained(self, stream: Stream, size_bytes: int) -> None:
@@ -340,14 +381,15 @@ class OutgoingCall(StreamHandler):
     def can_go_again(self) -> bool:
         """Whether it may be submitted again after a loss."""
         begun = self.feeds is not None and self.feeds.begun
+        parted = self.accepted and self.speaks_on
         wanted = self.future is not None and self._cancel is None
-        return wanted and not self.accepted and not begun
+        return wanted and not begun and not parted
 
     def lose(self, error: EasyRemoteError) -> None:
         """The link is gone for good, as far as this call goes."""
-        lost = GatewayUnreachableError(f"{self.function}: the link was lost: {error}")
-        lost.may_have_run = self.sent
-        self.settle(error=lost)
+        if self._cancel is not None and self.sent:
+            self.session.cancel_later(self.call_id, self._cancel)
+        self.settle(error=lost_for_good(self, error))
 
     # ---- what its future asks (any thread) -----------------------------------------------------
 
@@ -360,8 +402,11 @@ class OutgoingCall(StreamHandler):
         future = self.future
         if self.stream is not None and self.stream.is_open:
             self.stream.cancel(strength, grace_ms)
-        elif future is not None and not self.sent:
-            error = TaskCancelledError("the call was cancelled before it was sent")
+        elif future is not None and (self.lost or not self.sent):
+            error = TaskCancelledError("the call was cancelled while there was no link for it")
+            error.may_have_run = self.may_have_run()
+            if self.lost:
+                self.session.cancel_later(self.call_id, self._cancel)
             self.settle(error=error)
         if future is not None and future.done():
             self._give_up()
@@ -381,7 +426,7 @@ class OutgoingCall(StreamHandler):
 
     def may_have_run(self) -> bool:
         """Whether user code may have started."""
-        return self.sent
+        return self.sent or self.tried
 
     def whereabouts(self) -> Whereabouts | None:
         """Ask the gateway where it is, at most a few times a second."""
@@ -398,30 +443,3 @@ class OutgoingCall(StreamHandler):
         if self.future is not None:
             return None
         return Usage(self.seconds, self.bytes_sent, self.bytes_received)
-
-    # ---- progress ------------------------------------------------------------------------------
-
-    @property
-    def reports(self) -> ProgressReports:
-        """What the body has reported."""
-        if self._progress is None:
-            with _making_reports:  # The io thread and a watcher may both come first.
-                if self._progress is None:
-                    self._progress = ProgressReports()
-        return self._progress
-
-    def _on_progress(self, progress: Progress, buffers: list[memoryview]) -> None:
-        if progress.codec == CODEC_PLAIN:
-            self.reports.add(progress, buffers, allow_pickle=False)
-        else:
-            self.session.trust.judge(
-                self, lambda ok: self.reports.add(progress, buffers, allow_pickle=ok)
-            )
-
-    def watch_progress(self, callback: Callable[[Any], object]) -> None:
-        """Call `callback` with every report from now on."""
-        self.reports.watch(callback)
-
-    def last_progress(self) -> Any:
-        """Return the last report, None before the first."""
-        return None if self._progress is None else self._progress.last

@@ -34,6 +34,7 @@ from .session import Session
 from .stream import RemoteStream
 from .stub import rule_of
 from .trust import TrustNodes
+from .why import Explanation, why_waiting
 
 if TYPE_CHECKING:
     from ..transport import Network
@@ -117,6 +118,8 @@ class Client:
 
         def taken_in(info: dict[str, object]) -> None:
             session.user, session.role = str(info.get("user")), str(info.get("role"))
+            start = info.get("incarnation")
+            session.incarnation = start if type(start) is int else 0
 
         link.tell(taken_in, session.link_refused)
         session.start()
@@ -259,20 +262,17 @@ class Client:
             )
         ]
 
-    def why_waiting(self, f: Future[Any]) -> str:
-        """Return a sentence about where a call is and what it waits for."""
-        if f.done():
-            return f"It does not wait: it is {f.state}."
-        position, eta, placement = f.queue_position, f.eta, f.placement
-        if f.state == "submitted":
-            return "The gateway has not taken it yet: it waits for room on the link, or for a link."
-        if position is not None:
-            soon = "" if eta is None else f"; its turn comes in about {eta:.0f} s"
-            return f"It waits at the gateway, behind {position} other calls{soon}."
-        if placement is not None:
-            runs = "It runs" if f.state == "running" else "It is about to run"
-            return f"{runs} on {placement.node_id}."
-        return "It runs." if f.state == "running" else "The gateway has it."
+    def why_waiting(self, f: Future[Any] | str) -> Explanation:
+        """Explain what a call waits for: text, and the same as data in its `data`.
+
+        Args:
+            f: The future of a call, or the id of one of yours.
+
+        Raises:
+            ValueError: It is no id of a call.
+            EasyRemoteError: The gateway cannot be asked.
+        """
+        return why_waiting(self.session, f)
 
     def __repr__(self) -> str:
         address = "the default gateway" if self._address is None else str(self._address)

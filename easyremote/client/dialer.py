@@ -220,9 +220,7 @@ class ClientLink(LinkHandler):
         except (ValueError, OSError) as error:
             return NotConnectedError(f"the settings of EasyRemote cannot be used: {error}")
         self._parted = trio.Event()
-        link = Link(
-            stream, self, dialer=True, outbox=self._io.outbox, settings=self._settings
-        )
+        link = Link(stream, self, dialer=True, outbox=self._io.outbox, settings=self._settings)
         link.hello("client", {"token": resolved.token}, self._hello)
         try:
             with trio.CancelScope() as scope:

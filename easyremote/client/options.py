@@ -22,7 +22,9 @@ from ..identity.credential import Credential
 from ..wire import cbor
 from ..wire.errors import CodecError
 from ..wire.message import FLAG_DETACHED, FLAG_IDEMPOTENT
+from .retry import ATTEMPTS_IDEMPOTENT, RetryPolicy
 
+RETRIES_MAX = 1000
 OPTIONS_BYTES_MAX = 16 * 1024
 """Function, nodes and options share one frame of 64 KiB with a body of up to 32 KiB."""
 
@@ -51,10 +53,15 @@ class CallOptions(TypedDict, total=False):
     timeout: float
     """Seconds after which the call has failed; it travels with the call."""
     retries: int
+    """How often a call is made again that failed for reasons of the system; 0 by default. Without
+    `idempotent` only where its body provably did not start."""
     max_retries: int
+    """The same."""
     retry_exceptions: bool | Sequence[type[BaseException]]
+    """Exceptions of the function after which it is called again, too; True for all."""
     idempotent: bool
-    """It may safely run twice, so it may be started again after a loss."""
+    """It may safely run twice: a call that was lost is made again, four times if `retries` does not
+    say how often."""
     priority: int
     num_cpus: float
     num_gpus: float
@@ -99,6 +106,7 @@ class Route(NamedTuple):
         timeout_s: Time limit of a call.
         flags: `wire.message.FLAG_...`.
         where: A gateway of its own, None for the default one.
+        retry: What may be made again, None for what the function was registered with.
     """
 
     function: str
@@ -107,6 +115,7 @@ class Route(NamedTuple):
     timeout_s: float | None = None
     flags: int = 0
     where: Where | None = None
+    retry: RetryPolicy | None = None
 
 
 ALIASES = {"function_name": "function", "gateway_address": "gateway", "max_retries": "retries"}
@@ -172,10 +181,32 @@ def route(function: str, options: Mapping[str, Any]) -> Route:
         raise TypeError(f"timeout is a positive number of seconds, not {timeout_s!r}")
     flags = FLAG_IDEMPOTENT if options.get("idempotent") else 0
     flags |= FLAG_DETACHED if options.get("detached") else 0
-    made = Route(name, _nodes(options.get("node_id")), _plain(travels), timeout_s, flags)
+    made = Route(
+        name, _nodes(options.get("node_id")), _plain(travels), timeout_s, flags,
+        retry=_retry(options),
+    )  # fmt: skip
     _check_size(made)
     where = Where(options.get("gateway"), options.get("auth_token"), options.get("auth"))
     return made if where == (None, None, None) else made._replace(where=where)
+
+
+def _retry(options: Mapping[str, Any]) -> RetryPolicy | None:
+    """Return what may be made again; None if nothing was said about it."""
+    retries, raised = options.get("retries"), options.get("retry_exceptions")
+    idempotent = bool(options.get("idempotent"))
+    if retries is None and not idempotent and not raised:
+        return None
+    if retries is not None and (type(retries) is not int or not 0 <= retries <= RETRIES_MAX):
+        raise TypeError(f"retries is a whole number from 0 to {RETRIES_MAX}, not {retries!r}")
+    if raised is True:
+        exceptions: tuple[type[BaseException], ...] = (Exception,)
+    else:
+        exceptions = tuple(raised or ())
+    if not all(isinstance(one, type) and issubclass(one, BaseException) for one in exceptions):
+        raise TypeError(f"retry_exceptions is True or a list of exceptions, not {raised!r}")
+    if retries is None:
+        retries = ATTEMPTS_IDEMPOTENT - 1
+    return RetryPolicy(retries + 1, idempotent, exceptions)
 
 
 def _is_positive(value: object) -> bool:
@@ -225,20 +256,6 @@ def _check_size(made: Route) -> None:
 Test = Callable[[Any], bool]
 
 LATER: dict[str, tuple[Test, str]] = {
-    "retries": (
-        bool,
-        (
-            "nothing is tried again by itself yet. Leave `retries` away, and call again when an "
-            "error has `may_have_run` False"
-        ),
-    ),
-    "retry_exceptions": (
-        lambda value: value not in (False, None, ()),
-        (
-            "nothing is tried again by itself yet. Leave `retry_exceptions` away, and catch the "
-            "error"
-        ),
-    ),
     "ship": (
         lambda value: value is True,
         (

@@ -6,16 +6,19 @@ every report from the moment they watch, in order; whoever only looks sees the l
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EasyRemoteError
 from ..log import Log
+from ..wire.message import CODEC_PLAIN
 from .bodies import open_body
 from .offload import Serial, offload
 
 if TYPE_CHECKING:
     from ..wire.message import Progress
+    from .session import Session
 
 _log = Log("client")
 
@@ -72,3 +75,39 @@ class ProgressReports:
         except EasyRemoteError as error:
             _log.warning("a progress report could not be read", reason=error)
             return None
+
+
+_making_reports = threading.Lock()
+
+
+class Reporting:
+    """What a call has of its progress: nothing, until there is a report or somebody watches."""
+
+    session: Session
+    call_id: bytes
+    _progress: ProgressReports | None = None
+
+    @property
+    def reports(self) -> ProgressReports:
+        """What the body has reported."""
+        if self._progress is None:
+            with _making_reports:  # The io thread and a watcher may both come first.
+                if self._progress is None:
+                    self._progress = ProgressReports()
+        return self._progress
+
+    def _on_progress(self, progress: Progress, buffers: list[memoryview]) -> None:
+        if progress.codec == CODEC_PLAIN:
+            self.reports.add(progress, buffers, allow_pickle=False)
+        else:
+            self.session.trust.judge(
+                self, lambda ok: self.reports.add(progress, buffers, allow_pickle=ok)
+            )
+
+    def watch_progress(self, callback: Callable[[Any], object]) -> None:
+        """Call `callback` with every report from now on."""
+        self.reports.watch(callback)
+
+    def last_progress(self) -> Any:
+        """Return the last report, None before the first."""
+        return None if self._progress is None else self._progress.last

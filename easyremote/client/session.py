@@ -19,6 +19,7 @@ Source. performance.md, "Client bridge"; decisions.md 7, 9, 15; api.md, "Facts",
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 import weakref
@@ -35,9 +36,10 @@ from ..errors import (
     NotConnectedError,
     TaskCancelledError,
 )
+from ..handlers import StreamHandler
 from ..timers import Timer, Timers
 from ..waiting import running_library
-from ..wire.message import Call
+from ..wire.message import CODEC_PLAIN, FLAG_ATTACH, Call
 from .bodies import pack
 from .call import OutgoingCall
 from .feed import Feeds, is_streamed
@@ -45,6 +47,7 @@ from .future import Future, fail_in_child
 from .ids import new_id
 from .offload import offload
 from .query import OutgoingQuery
+from .retry import Throttle
 from .trust import Trust, TrustNodes
 
 if TYPE_CHECKING:
@@ -52,8 +55,12 @@ if TYPE_CHECKING:
     from .options import Route
 
 PATIENCE_S = 30.0
-"""A link that was lost has this long to come back before calls that wait for it fail: twice the
-lease, after which the other side has certainly noticed, too."""
+"""A link that was lost has this long to come back before calls that were never sent fail: twice
+the lease, after which the other side has certainly noticed, too."""
+SENT_PATIENCE_S = 120.0
+"""The same for calls that were sent: as long as gateway and nodes keep them for us."""
+CANCELS_MAX = 4096
+"""Calls that were cancelled while there was no link, and must be stopped when there is one."""
 
 STRAIGHT = frozenset({int, float, str, bytes, bool, list, dict, tuple, type(None)})
 """Types of arguments that are certainly no iterators."""
@@ -89,6 +96,9 @@ class Session:
         link: The seam to the io thread.
         user: Whose calls these are, as the gateway says; None until it does, and in a worker.
         role: The role of that user, None as well.
+        incarnation: Number of the start of the gateway that took us in last; 0 if it says none.
+        throttle: Stops repeating calls while most of them fail.
+        rng: Chance for the pauses between attempts.
         timers: Deadlines (io thread).
         trust: Whose pickles are opened.
         object_bytes_max: The largest value that is taken.
@@ -101,8 +111,11 @@ class Session:
         self.link = link
         self.user: str | None = None
         self.role: str | None = None
+        self.incarnation = 0
+        self.throttle = Throttle()
+        self.rng = random.Random()
         self.timers = Timers(trio.current_time, start=trio.lowlevel.spawn_system_task)
-        self.object_bytes_max = object_bytes_max()
+        self.object_bytes_max = values.object_bytes_max()
         self.unsettled: set[Exchange] = set()
         self.trust = Trust(self, trust_nodes)
         self._injected = injected
@@ -112,7 +125,8 @@ class Session:
         self._posted = False
         self._up: Link | None = None
         self._gone: EasyRemoteError | None = None
-        self._patience: Timer | None = None
+        self._patience: list[Timer] = []
+        self._to_cancel: deque[tuple[bytes, tuple[int, int]]] = deque(maxlen=CANCELS_MAX)
         self._closed = ""
         self._when_idle: Callable[[], object] | None = None
         self._quiet: threading.Event | None = None
@@ -159,6 +173,7 @@ class Session:
             segments,
         )  # fmt: skip
         call = cls(self, message, buffers, self._deadline(route.timeout_s))
+        call.retry = route.retry
         if feeds is not None:
             call.feeds = feeds
             feeds.attach(call, self.may_ship)
@@ -192,6 +207,16 @@ class Session:
             self.link.post(self._pump)
         if self._closed:  # Closed meanwhile: nobody else would settle it.
             self._fail_closed(exchange)
+
+    def attach(self, call_id: bytes) -> Future[Any]:
+        """Return a future of a call that was made before, perhaps by another process."""
+        message = Call(call_id, "", None, {}, None, CODEC_PLAIN, FLAG_ATTACH, b"", b"", [])
+        call = OutgoingCall(self, message, [], None)
+        call.function = f"call {call_id.hex()}"
+        future: Future[Any] = Future(call)
+        call.future = future
+        self.send(call)
+        return future
 
     def ask(self, name: str, args: dict[str, Any]) -> Future[Any]:
         """Ask the gateway something by name; a future of its plain answer."""
@@ -259,10 +284,17 @@ class Session:
     def link_up(self, link: Link) -> None:
         """Calls may be opened."""
         self._up, self._gone = link, None
-        if self._patience is not None:
-            self.timers.cancel(self._patience)
-            self._patience = None
+        self._be_patient_no_more()
+        while self._to_cancel and link.streams_available > 0:
+            call_id, how = self._to_cancel.popleft()
+            message = Call(call_id, "", None, {}, None, CODEC_PLAIN, FLAG_ATTACH, b"", b"", [])
+            link.open(message, handler=StreamHandler(), end=True).cancel(*how)
         self._pump()
+
+    def _be_patient_no_more(self) -> None:
+        for timer in self._patience:
+            self.timers.cancel(timer)
+        self._patience.clear()
 
     def link_credit(self) -> None:
         """The gateway allows more streams."""
@@ -277,17 +309,30 @@ class Session:
         why = known or GatewayUnreachableError("the gateway said goodbye")
         if self._closed or self._injected:
             self._give_up(why)
-        elif self._patience is None and self._gone is None:
-            self._patience = self.timers.after(PATIENCE_S, lambda: self._give_up(why))
+        elif not self._patience and self._gone is None:
+            after = self.timers.after
+            self._patience = [
+                after(PATIENCE_S, lambda: self._lose_unsent(why)),
+                after(SENT_PATIENCE_S, lambda: self._give_up(why)),
+            ]
 
     def link_refused(self, error: EasyRemoteError) -> None:
         """There will be no link, for now or for ever: whatever waits for one fails."""
         self._give_up(error)
 
     def _give_up(self, error: EasyRemoteError) -> None:
-        self._patience = None
+        self._be_patient_no_more()
         self._gone = error
         self._pump()
+
+    def _lose_unsent(self, error: EasyRemoteError) -> None:
+        """Calls that were never sent have waited long enough; new ones do not wait at all."""
+        waiting, self._held = self._held, deque()
+        for exchange in waiting:
+            if getattr(exchange, "sent", False):
+                self._held.append(exchange)
+            else:
+                exchange.lose(error)
 
     def _lose_held(self, error: EasyRemoteError) -> None:
         held, self._held = self._held, deque()
@@ -301,6 +346,15 @@ class Session:
         else:
             exchange.lose(error)
 
+    def hold(self, exchange: Exchange) -> None:
+        """Let a call go once more as soon as there is room for it (io thread)."""
+        self._held.append(exchange)
+        self._pump()
+
+    def cancel_later(self, call_id: bytes, how: tuple[int, int]) -> None:
+        """Stop a call on the next link: its caller does not wait for that."""
+        self._to_cancel.append((call_id, how))
+
     def drop_timer(self, timer: Timer) -> None:
         """Cancel a timer; from any thread."""
         if self.link.on_io_thread():
@@ -309,6 +363,11 @@ class Session:
             self.link.post(lambda: self.timers.cancel(timer))
 
     # ---- the end -------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no calls any more."""
+        return bool(self._closed)
 
     def settled(self, exchange: Exchange) -> None:
         """A call or query has its outcome; from any thread."""
@@ -384,11 +443,3 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
-
-
-def object_bytes_max() -> int:
-    """Return the largest value that is taken: half of the machine's memory."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):
-        return 4 * 1024**3

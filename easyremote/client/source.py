@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..log import Log
+from .ids import ID_BYTES
 
 if TYPE_CHECKING:
     from .future import Future
@@ -74,6 +75,31 @@ class CallFacts:
     def id(self) -> str:
         """The identity of the call, the same in all logs; empty of what is no call."""
         return "" if self._source is None else self._source.call_id.hex()
+
+    @classmethod
+    def from_id(cls, call_id: str, *, gateway: str | None = None) -> Future[Any]:
+        """Return a future of a call that was made before, perhaps by another program.
+
+        A detached call goes on when its caller is gone, and its result waits for ten minutes. Only
+        the user who made the call finds it. It has one waiting future at a time: the program that
+        waited for it before loses it to this one.
+
+        Args:
+            call_id: The `id` of its future.
+            gateway: Address of the gateway; the one of `connect()` by default.
+
+        Raises:
+            ValueError: `call_id` is no id of a call.
+        """
+        from .default import defaults
+        from .options import Where
+
+        found = bytes.fromhex(call_id)
+        if len(found) != ID_BYTES:
+            raise ValueError(f"the id of a call has {2 * ID_BYTES} hex digits: {call_id!r}")
+        if gateway is None:
+            return defaults.client().session.attach(found)
+        return defaults.client_for(Where(gateway, None, None)).session.attach(found)
 
     @property
     def queue_position(self) -> int | None:

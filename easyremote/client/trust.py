@@ -14,13 +14,12 @@ Source. promises.md D7 and T17; api.md, `trust_nodes`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..errors import SerializationError
 from ..wire.errors import ErrorCode
 
 if TYPE_CHECKING:
-    from .call import OutgoingCall
     from .session import Session
 
 TrustNodes = bool | Literal["owner"]
@@ -28,6 +27,13 @@ TrustNodes = bool | Literal["owner"]
 
 ASK_MAX = 1000
 """Calls in one question."""
+
+
+class Judged(Protocol):
+    """What a pickle belongs to: a call."""
+
+    call_id: bytes
+
 
 Verdict = Callable[[bool], object]
 
@@ -40,10 +46,10 @@ class Trust:
             raise ValueError(f"trust_nodes is True, False or 'owner', not {trust_nodes!r}")
         self._session = session
         self._trust_nodes = trust_nodes
-        self._waiting: list[tuple[OutgoingCall, Verdict]] = []
-        self._asking: list[tuple[OutgoingCall, Verdict]] = []
+        self._waiting: list[tuple[Judged, Verdict]] = []
+        self._asking: list[tuple[Judged, Verdict]] = []
 
-    def judge(self, call: OutgoingCall, then: Verdict) -> None:
+    def judge(self, call: Judged, then: Verdict) -> None:
         """Say, now or soon, whether a pickle that answers `call` may be opened."""
         session = self._session
         if self._trust_nodes != "owner":

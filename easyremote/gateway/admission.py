@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..log import Log
 from ..wire.errors import ErrorCode
-from ..wire.message import FLAG_STREAM, Call
+from ..wire.message import Call
 from .calls import CallState, GatewayCall
 from .routing import Refused
 
@@ -61,22 +61,15 @@ def delegate(call: GatewayCall, record: NodeRecord | None, depth_max: int) -> No
 
 
 def check_same_call(existing: GatewayCall, call: GatewayCall) -> None:
-    """See that a call under a known id is that call again, and that its caller was away.
+    """See that a call under a known id is that call again.
 
     Raises:
-        Refused: It is another call, or is not away, or cannot be taken up again.
+        Refused: It is another call.
     """
     mine, theirs = existing.message, call.message
     same = mine.function == theirs.function and mine.body == theirs.body
     if not same or mine.segments != theirs.segments or mine.node_ids != theirs.node_ids:
         raise Refused(ErrorCode.BAD_ARGUMENT, "this call id belongs to another call of yours")
-    if existing.up is not None:
-        raise Refused(ErrorCode.BAD_ARGUMENT, "this call id is in use on another stream")
-    if mine.flags & FLAG_STREAM:
-        raise Refused(
-            ErrorCode.GATEWAY_LOST, "items of this stream were lost with the old link",
-            may_have_run=True,
-        )  # fmt: skip
 
 
 class IgnoredOptions:

@@ -10,6 +10,9 @@ does not have for a state is a bug of ours, not a case to be handled.
         |           |           |              |        |
         +-----------+-----------+--------------+--------+--> SETTLED
 
+A call from before a restart of the gateway is HELD until it is known whether a node has it
+(`returning.py`), and DISPATCHED again when one has.
+
 Whether user code may have run follows from the state alone (`MAY_HAVE_RUN`): it is False until
 the call was written to a node's link, and True from then on, whatever the node says later, unless
 the node itself says that the body never began.
@@ -58,6 +61,8 @@ class CallState(IntEnum):
     """The node was asked to stop it."""
     SETTLED = 5
     """It has its outcome."""
+    HELD = 6
+    """The gateway was restarted, and nodes that may have it or could run it are not back yet."""
 
 
 class CallInput(IntEnum):
@@ -83,6 +88,10 @@ class CallInput(IntEnum):
     """The node, or the last node that could have run it, is gone."""
     REJECT = 9
     """The gateway does not take it, or no longer: unknown, forbidden or overloaded."""
+    HOLD = 10
+    """It is not known yet which node has it or could run it."""
+    ATTACH = 11
+    """A node has it, from before the restart."""
 
 
 _S, _I = CallState, CallInput
@@ -91,6 +100,15 @@ TRANSITIONS: dict[tuple[CallState, CallInput], CallState] = {
     (_S.SUBMITTED, _I.DISPATCH): _S.DISPATCHED,
     (_S.SUBMITTED, _I.EXPIRE): _S.SETTLED,
     (_S.SUBMITTED, _I.REJECT): _S.SETTLED,
+    (_S.SUBMITTED, _I.HOLD): _S.HELD,
+    (_S.SUBMITTED, _I.ATTACH): _S.DISPATCHED,
+    (_S.HELD, _I.ATTACH): _S.DISPATCHED,
+    (_S.HELD, _I.ENQUEUE): _S.QUEUED,
+    (_S.HELD, _I.DISPATCH): _S.DISPATCHED,
+    (_S.HELD, _I.CANCEL): _S.SETTLED,
+    (_S.HELD, _I.EXPIRE): _S.SETTLED,
+    (_S.HELD, _I.LOSE): _S.SETTLED,
+    (_S.HELD, _I.REJECT): _S.SETTLED,
     (_S.QUEUED, _I.DISPATCH): _S.DISPATCHED,
     (_S.QUEUED, _I.CANCEL): _S.SETTLED,
     (_S.QUEUED, _I.EXPIRE): _S.SETTLED,
@@ -130,6 +148,7 @@ MAY_HAVE_RUN: dict[CallState, bool] = {
     CallState.DISPATCHED: True,
     CallState.STARTED: True,
     CallState.CANCELLING: True,
+    CallState.HELD: True,
 }
 """Whether user code may have started when a call is settled from this state."""
 
@@ -140,6 +159,7 @@ STATE_NAMES: dict[CallState, str] = {
     CallState.STARTED: "running",
     CallState.CANCELLING: "running",
     CallState.SETTLED: "done",
+    CallState.HELD: "queued",
 }
 """What a caller is told (api.md, `Future.state`): given to a node is not yet running."""
 
@@ -164,6 +184,7 @@ class GatewayCall(Relay):
         node_owner: The user who owns the node that it was last given to.
         sequence: Its place in the order of arrival.
         opened_on: The caller's stream, until its stream credit was returned.
+        adopted: It came from its node after a restart; `message` holds no arguments.
         wanted: Somebody may still ask for the outcome.
         over: It has its outcome and nobody will ask for it again.
         moved_before: Bytes that its caller had taken when that was last looked at.
@@ -183,13 +204,14 @@ class GatewayCall(Relay):
     sequence = 0
     refused_by: frozenset[str] = frozenset()
     node_owner: str | None = None
+    adopted = False
     wanted = True
     over = False
     moved_before = 0
     moved_at = 0.0
 
     def __init__(
-        self, dispatcher: Dispatcher, message: Call, up: Stream, more: bool, end: bool
+        self, dispatcher: Dispatcher, message: Call, up: Stream | None, more: bool, end: bool
     ) -> None:
         Relay.__init__(self, up, dispatcher.buffers, more=more, end=end)
         self.dispatcher = dispatcher
@@ -212,6 +234,18 @@ class GatewayCall(Relay):
         return _NEXT[self.state][what] is not None
 
     @property
+    def may_have_run(self) -> bool:
+        """Whether user code may have started, should it be settled now."""
+        held_before_it_ran = self.state is _S.HELD and not self.message.since
+        return MAY_HAVE_RUN[self.state] and not held_before_it_ran
+
+    @property
+    def goes_on_without_caller(self) -> bool:
+        """Whether its caller may lose its link and come back: nothing is lost halfway."""
+        whole = self.up_ended and not self.up_mid
+        return whole and not self.down_mid and self.state is not _S.SETTLED
+
+    @property
     def detached(self) -> bool:
         """Whether it goes on without its caller."""
         return bool(self.message.flags & FLAG_DETACHED)
@@ -225,7 +259,7 @@ class GatewayCall(Relay):
     @property
     def can_be_sent_again(self) -> bool:
         """Whether all that its caller has said is in `message`."""
-        return not self.opened_more and not self.caller_spoke
+        return not self.opened_more and not self.caller_spoke and not self.adopted
 
     def stuck_since(self, now: float, stall_s: float) -> bool:
         """Return whether bytes have waited for the caller for `stall_s` and none was taken."""

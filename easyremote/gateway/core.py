@@ -23,9 +23,13 @@ from ..outbox import Outbox
 from ..transport import ByteStream
 from ..wire.errors import ErrorCode
 from .async_store import AsyncStore, watch_store
+from .boots import mark_offline, read_boots
+from .database import StoreError
 from .dispatcher import Dispatcher
 from .grants import Grants
+from .housekeeping import keep_house
 from .limits import GatewayLimits
+from .recovery import Recovery
 from .registry import Registry
 from .session import Session
 from .state import GatewayState
@@ -37,8 +41,6 @@ _log = Log("gateway")
 HOUSEKEEPING_S = 1.0
 GOODBYE_S = 1.0
 """Time that all goodbyes together have to leave."""
-BOOTS_MAX = 20_000
-"""Boots of node agents whose epochs are remembered: each node of a full registry, twice."""
 USED_EVERY_S = 60.0
 """How often the last use of tokens is written down."""
 
@@ -50,9 +52,11 @@ class Gateway:
         state: Identity, store and folder.
         store: Group commit over the store.
         registry: Nodes and pools.
+        recovery: What is known of calls from before this start.
         dispatcher: Calls.
         grants: The right to answer calls.
         sessions: Everybody who is connected, let in or not.
+        arriving: Ids of nodes that are being written down as online.
         throttle: Slows down who keeps failing to log in.
     """
 
@@ -72,12 +76,16 @@ class Gateway:
         self.outbox = Outbox()
         self.store = AsyncStore(state.store, inline=inline)
         self.registry = Registry()
-        self.dispatcher = Dispatcher(self.registry, self.limits)
+        boots = read_boots(state.store, self.limits.client_grace_s)
+        self.recovery = Recovery(state.incarnation, boots, trio.current_time())
+        self.dispatcher = Dispatcher(
+            self.registry, self.limits, self.recovery, state.store.principal
+        )
         self.grants = Grants(state.grant_key)
         self.throttle = AuthThrottle()
         self.sessions: set[Session] = set()
+        self.arriving: list[str] = []
         self._nodes: dict[str, Session] = {}
-        self._boots: dict[str, tuple[bytes, int]] = {}
         self._empty = trio.Event()
         self._started_at = trio.current_time()
 
@@ -101,12 +109,42 @@ class Gateway:
         while True:
             await trio.sleep(HOUSEKEEPING_S)
             now = trio.current_time()
-            self._batch(lambda: self.dispatcher.housekeeping(trio.current_time()))
-            self.registry.forget_old(now)
+            self._batch(lambda: keep_house(self.dispatcher, trio.current_time()))
+            await self._forget_absent(now)
             self._expire_sessions()
             if now - used_at >= USED_EVERY_S:
                 used_at = now
-                await self.store.write(Store.mark_used, self.state.store.take_used())
+                await self._note_used()
+
+    async def _note_used(self) -> None:
+        try:
+            await self.store.write(Store.mark_used, self.state.store.take_used())
+        except StoreError as error:
+            _log.warning("cannot write down when tokens were used", reason=error)
+
+    async def _forget_absent(self, now: float) -> None:
+        """Nodes that are away for long: nobody waits for the calls that they may still have."""
+        missing = self.recovery.overdue(now)
+        if missing:
+            _log.warning("nodes did not come back after the restart", nodes=", ".join(missing[:20]))
+            self._batch(self.dispatcher.returning.judge_held)
+            await self._mark_offline(missing, self.recovery.incarnation)
+        away = self.registry.away_since(now - self.limits.client_grace_s)
+        if away and await self._mark_offline([record.node_id for record in away]):
+            for record in away:
+                record.online = record.link is not None
+        self.registry.forget_old(now)
+
+    async def _mark_offline(self, node_ids: list[str], lost_before: int = 0) -> bool:
+        # One that is just coming in has been written down as online, and must stay so.
+        absent = [one for one in node_ids if one not in self.arriving]
+        try:
+            await self.store.write(mark_offline, absent, lost_before)
+        except StoreError as error:
+            # Left as online, they are waited for after the next start: that costs time alone.
+            _log.warning("cannot write down which nodes are away", reason=error)
+            return False
+        return True
 
     # ---- peers ---------------------------------------------------------------------------------
 
@@ -142,19 +180,6 @@ class Gateway:
     def node_session(self, node_id: str) -> Session | None:
         """Return the live session of a node."""
         return self._nodes.get(node_id)
-
-    def known_epoch(self, node_id: str, boot: bytes) -> int | None:
-        """Return the epoch of a boot of a node's agent that was here before."""
-        known, epoch = self._boots.get(node_id, (b"", 0))
-        return epoch if boot and boot == known else None
-
-    def remember_boot(self, node_id: str, boot: bytes, epoch: int) -> None:
-        """Keep the epoch of a boot, so that the same agent comes back under it."""
-        if boot:
-            self._boots.pop(node_id, None)
-            while len(self._boots) >= BOOTS_MAX:
-                del self._boots[next(iter(self._boots))]
-            self._boots[node_id] = (boot, epoch)
 
     def _recheck(self) -> None:
         """Tokens or nodes have changed: end the sessions of those who may not stay."""

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from ..errors import EasyRemoteError
 from ..identity.private_file import PRIVATE_MODE, close_to_others
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_S = 5.0
 """How long a writer waits for the writer of another process; commits take milliseconds."""
 AUDIT_DETAIL_CHARS_MAX = 4096
@@ -44,7 +44,9 @@ CREATE TABLE tokens (
 CREATE TABLE nodes (
     enrolment INTEGER PRIMARY KEY AUTOINCREMENT, node_id TEXT NOT NULL UNIQUE,
     verifier BLOB NOT NULL, user TEXT NOT NULL, token_id TEXT NOT NULL,
-    enrolled_at REAL NOT NULL, boot_epoch INTEGER NOT NULL
+    enrolled_at REAL NOT NULL, boot_epoch INTEGER NOT NULL,
+    boot BLOB NOT NULL DEFAULT x'', booted_at REAL NOT NULL DEFAULT 0,
+    online INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE audit (
     seq INTEGER PRIMARY KEY, at REAL NOT NULL, event TEXT NOT NULL, actor TEXT NOT NULL,
@@ -55,6 +57,15 @@ BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
 CREATE TRIGGER audit_is_not_removed BEFORE DELETE ON audit
 BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
 """
+
+_UPGRADES: dict[int, tuple[str, ...]] = {
+    1: (
+        "ALTER TABLE nodes ADD COLUMN boot BLOB NOT NULL DEFAULT x''",
+        "ALTER TABLE nodes ADD COLUMN booted_at REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE nodes ADD COLUMN online INTEGER NOT NULL DEFAULT 0",
+    ),
+}
+"""What leads from each older schema to the next one."""
 
 _FIRST_HASH = bytes(32)
 
@@ -125,6 +136,12 @@ class Database:
         with self.transaction():
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
             if version == SCHEMA_VERSION:
+                return
+            if version in _UPGRADES:
+                for older in range(version, SCHEMA_VERSION):
+                    for statement in _UPGRADES[older]:
+                        self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
                 return
             if version != 0:
                 raise StoreError(

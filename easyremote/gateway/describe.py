@@ -14,8 +14,16 @@ from .registry import NodeRecord, Offer, Registry, sees_node, visible
 from .routing import denial
 
 
-def node_info(record: NodeRecord, principal: Principal | None) -> dict[str, Any]:
-    """Return what a principal may know of a node; None is the gateway's own process."""
+def node_info(
+    record: NodeRecord, principal: Principal | None, now: float | None = None
+) -> dict[str, Any]:
+    """Return what a principal may know of a node; None is the gateway's own process.
+
+    Args:
+        record: The node.
+        principal: Who asks.
+        now: On trio's clock; without it nothing is said of how long ago the node was heard.
+    """
     link = record.link
     rtt_s = None if link is None else link.rtt_s
     return {
@@ -30,12 +38,30 @@ def node_info(record: NodeRecord, principal: Principal | None) -> dict[str, Any]
         "in_flight": len(record.running),
         "slots": sum(group.slots for group in record.groups.values()),
         "health": record.health,
+        "draining": record.draining,
+        "paused": record.paused,
+        "busy": sum(group.busy for group in record.groups.values()),
+        "streams": 0 if link is None else link.streams_open,
         "rtt_ms": None if rtt_s is None else round(rtt_s * 1000.0, 3),
         "owner": record.owner,
         "since": record.since,
         "sample": dict(record.sample),
+        **_heard(record, now),
         **{key: value for key, value in record.facts.items() if key in ("version", "platform")},
     }
+
+
+def _heard(record: NodeRecord, now: float | None) -> dict[str, Any]:
+    """Say how long a node has been silent, and how long it may go on so."""
+    if now is None:
+        return {}
+    link = record.link
+    if link is None:
+        return {"last_heard_s": max(0.0, now - record.last_seen), "lease_left_s": 0.0}
+    connection = link.connection
+    silent_s = max(0.0, now - connection.heard_at)
+    left_s = max(0.0, connection.settings.lease_s - silent_s)
+    return {"last_heard_s": silent_s, "lease_left_s": left_s}
 
 
 def function_info(offer: Offer, principal: Principal | None) -> dict[str, Any]:
@@ -61,10 +87,12 @@ def function_info(offer: Offer, principal: Principal | None) -> dict[str, Any]:
     }
 
 
-def nodes(registry: Registry, principal: Principal | None) -> list[dict[str, Any]]:
-    """Return the nodes that a principal may see, by id."""
+def nodes(
+    registry: Registry, principal: Principal | None, now: float | None = None
+) -> list[dict[str, Any]]:
+    """Return the nodes that a principal may see, by id; `now` as for `node_info`."""
     return [
-        node_info(record, principal)
+        node_info(record, principal, now)
         for _, record in sorted(registry.nodes.items())
         if principal is None or sees_node(record, principal)
     ]

@@ -15,26 +15,30 @@ Source. promises.md section 3; decisions.md 7 to 15.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
 
 from ..errors import EasyRemoteError
+from ..flow import Buffers
 from ..log import Log
-from ..relay import Buffers
 from ..wire.errors import ErrorCode
-from ..wire.message import Call, Failure, Kind, Result, decode, encode
-from .admission import IgnoredOptions, check_same_call, delegate
+from ..wire.message import FLAG_ATTACH, Call, Failure, Kind, Result, decode, encode
+from .admission import IgnoredOptions, delegate
 from .callers import Caller
-from .calls import MAY_HAVE_RUN, CallInput, CallState, GatewayCall
+from .calls import CallInput, CallState, GatewayCall
 from .limits import GatewayLimits
 from .parking import Parking
 from .placing import Placer
-from .registry import Registry
+from .recovery import Recovery
+from .registry import Pool, Registry
+from .returning import Returning
 from .routing import Refused, check_codec, route
 from .timers import Timers
 
 if TYPE_CHECKING:
+    from ..identity.role import Principal
     from ..stream import Stream
     from .session import Session
 
@@ -44,6 +48,7 @@ INTERRUPT, KILL = 1, 2
 """Strengths of a cancel that the gateway sends by itself."""
 GRACE_MS = 5000
 GRACE_MS_MAX = 3_600_000
+WAITING = frozenset({CallState.QUEUED, CallState.HELD})
 REFUSALS = frozenset({ErrorCode.OVERLOADED, ErrorCode.SHUTTING_DOWN})
 """Codes by which a node gives a call back that never began."""
 
@@ -58,13 +63,18 @@ class Dispatcher:
         failures_total: Calls that the gateway itself had to settle.
     """
 
-    def __init__(self, registry: Registry, limits: GatewayLimits) -> None:
+    def __init__(
+        self, registry: Registry, limits: GatewayLimits, recovery: Recovery,
+        principal_of: Callable[[str], Principal | None],
+    ) -> None:  # fmt: skip
+        """Begin without calls; see `Returning` for the last two arguments."""
         self.registry = registry
         self.limits = limits
         self.timers = Timers(self.on_time)
         self.parking = Parking(limits)
         self.buffers = Buffers(limits.buffered_bytes_max)
         self.placer = Placer(limits, self.buffers, self._expire)
+        self.returning = Returning(self, recovery, principal_of)
         self.callers: dict[str, Caller] = {}
         self.leaving: dict[GatewayCall, float] = {}
         self.closing = False
@@ -137,7 +147,7 @@ class Dispatcher:
         principal = call.principal
         existing = call.caller.calls.get(message.call_id)
         if existing is not None:
-            return self._attach(existing, call)
+            return self.returning.take_up(existing, call)
         if call.caller.was_over(message.call_id):
             raise Refused(
                 ErrorCode.GATEWAY_LOST, "this call has ended and its outcome is no longer kept",
@@ -146,13 +156,15 @@ class Dispatcher:
         check_codec(principal, message.codec)
         if message.options:
             self._ignored.look(message)
-        find = session.routes.find
-        pool = route(self.registry, principal, message) if nested else find(message)
         if call.deadline is not None and call.deadline <= now:
             call.step(CallInput.EXPIRE)
             self._answer_rejected(call, ErrorCode.DEADLINE, "the deadline passed before the call")
             return call
-        self.placer.place(call, pool)
+        pool = self._find_pool(session, call, nested=bool(nested))
+        if pool is None:
+            self.returning.hold(call)
+        else:
+            self.placer.place(call, pool)
         call.caller.calls[message.call_id] = call
         self.calls_total += 1
         if call.parent is not None:
@@ -163,19 +175,23 @@ class Dispatcher:
         call.up.accept()
         return call
 
-    def _attach(self, existing: GatewayCall, call: GatewayCall) -> GatewayCall:
-        """A call was submitted again: its caller lost the link, and not the wish."""
-        check_same_call(existing, call)
-        assert call.up is not None
-        up, call.up = call.up, None
-        self.parking.leave(existing)
-        existing.opened_on = up
-        existing.attach_up(up)
-        if existing.state is CallState.SETTLED and existing.offer is None:
-            self._over(existing)
-        else:
-            up.accept()
-        return existing
+    def _find_pool(self, session: Session, call: GatewayCall, *, nested: bool) -> Pool | None:
+        """Return where a call may run; None if that is not known yet, after a restart.
+
+        Raises:
+            Refused: Nowhere.
+        """
+        message, returning = call.message, self.returning
+        if (message.since or message.flags & FLAG_ATTACH) and returning.must_wait(call):
+            return None
+        try:
+            if nested:
+                return route(self.registry, call.principal, message)
+            return session.routes.find(message)
+        except Refused as refused:
+            if returning.may_be_on_its_way(refused):
+                return None
+            raise
 
     def _reject(self, call: GatewayCall, refused: Refused) -> None:
         call.step(CallInput.REJECT)
@@ -236,7 +252,7 @@ class Dispatcher:
         if call.state is not CallState.SETTLED:
             call.step(CallInput.OUTCOME)
         if not call.over:
-            self._over(call)
+            self.finish(call)
         if call.offer is not None:
             self.placer.free(call)
 
@@ -249,20 +265,20 @@ class Dispatcher:
             if not call.over:
                 if call.up is not None:
                     call.up.reset(ErrorCode.NODE_LOST, f"{node_id} was lost inside its answer")
-                self._over(call)
+                self.finish(call)
         elif error is not None:
             why = f"node {node_id} was lost before it answered: {reason}"
-            self._settle(call, CallInput.LOSE, ErrorCode.NODE_LOST, why)
+            self._settle(call, CallInput.LOSE, ErrorCode.NODE_LOST, why, offer.loss_detail)
         else:
             why = f"node {node_id} gave the call up: {reason}"
-            self._settle(call, CallInput.LOSE, ErrorCode.NODE_LOST, why)
+            self._settle(call, CallInput.LOSE, ErrorCode.NODE_LOST, why, offer.loss_detail)
         self.placer.free(call)
 
     # ---- what the caller does ----------------------------------------------------------------
 
     def cancel(self, call: GatewayCall, strength: int, grace_ms: int) -> None:
         """The caller wants a call stopped."""
-        if call.state is CallState.QUEUED:
+        if call.state in WAITING:
             self._settle(call, CallInput.CANCEL, ErrorCode.CANCELLED, "cancelled while it waited")
         elif call.can(CallInput.CANCEL):
             self._cancel(call, min(max(strength, 0), KILL), min(grace_ms, GRACE_MS_MAX))
@@ -271,9 +287,7 @@ class Dispatcher:
         """A caller gave its stream up or said goodbye (`for_good`), or lost its link."""
         if call.over:
             return
-        whole = call.up_ended and not call.up_mid
-        goes_on = whole and not call.down_mid and call.state is not CallState.SETTLED
-        if not goes_on or (for_good and not call.detached):
+        if not call.goes_on_without_caller or (for_good and not call.detached):
             self.drop(call)
             return
         call.detach_up()
@@ -293,12 +307,11 @@ class Dispatcher:
         self.parking.leave(call)
         call.mute()
         call.up = None
-        if call.state is CallState.QUEUED:
-            call.step(CallInput.CANCEL)
-            self.placer.leave(call)
-            self._over(call)
+        if call.state in WAITING:
+            self._waits_no_more(call.step(CallInput.CANCEL), call)
+            self.finish(call)
         elif call.down is None or call.down_ended:
-            self._over(call)
+            self.finish(call)
         elif incomplete or call.down_mid or call.state is CallState.SETTLED:
             call.down.reset(ErrorCode.CANCELLED, "the caller is gone")
             call.down_ended = True
@@ -334,48 +347,34 @@ class Dispatcher:
     def _expire(self, call: GatewayCall) -> None:
         self._settle(call, CallInput.EXPIRE, ErrorCode.DEADLINE, "the deadline passed")
 
-    def housekeeping(self, now: float) -> None:
-        """Do what is due now and then: results that nobody fetched, calls that no node can run."""
-        for call in self.parking.expired(now):
+    def give_up_stalled(self, call: GatewayCall) -> None:
+        """A caller leaves bytes of its call untouched."""
+        assert call.opened_on is not None
+        call.opened_on.reset(ErrorCode.STALLED, "the caller takes no more bytes")
+        self.leaving.pop(call, None)
+        if call.over:
+            call.mute()
+            self._release(call)
+        else:
             self.drop(call)
-        self._drop_stalled(now)
-        for pool in self.registry.stranded():
-            since = pool.stranded_since
-            if since is None:
-                pool.stranded_since = now
-            elif now - since >= self.limits.offline_grace_s:
-                for call in pool.queue.calls():
-                    why = f"No healthy nodes for {pool.name}: every node that provides it is gone"
-                    self._settle(
-                        call, CallInput.LOSE, ErrorCode.NO_NODE, why,
-                        {"class": "NoHealthyNodesError"},
-                    )  # fmt: skip
 
-    def _drop_stalled(self, now: float) -> None:
-        """Give up the calls whose callers have left bytes untouched for too long."""
-        running = [c for caller in self.callers.values() for c in caller.calls.values()]
-        for call in [*running, *self.leaving]:
-            if call.stuck_since(now, self.limits.stall_s) and call.opened_on is not None:
-                call.opened_on.reset(ErrorCode.STALLED, "the caller takes no more bytes")
-                self.leaving.pop(call, None)
-                if call.over:
-                    call.mute()
-                    self._release(call)
-                else:
-                    self.drop(call)
+    def give_up_stranded(self, call: GatewayCall, name: str) -> None:
+        """No node that could run a waiting call has come back."""
+        why = f"No healthy nodes for {name}: every node that provides it is gone"
+        detail: dict[str, object] = {"class": "NoHealthyNodesError"}
+        self._settle(call, CallInput.LOSE, ErrorCode.NO_NODE, why, detail)
 
     # ---- the outcome -------------------------------------------------------------------------
 
     def _settle(
         self, call: GatewayCall, what: CallInput, code: ErrorCode, reason: str,
-        detail: dict[str, object] | None = None,
+        detail: dict[str, object] | None = None, retry_after_s: float | None = None,
     ) -> None:  # fmt: skip
         """Give a call the outcome that the gateway decided; its node may still be working."""
-        before = call.step(what)
+        may_have_run = call.may_have_run
+        self._waits_no_more(call.step(what), call)
         self.failures_total += 1
-        if before is CallState.QUEUED:
-            self.placer.leave(call)
-        failure = Failure(int(code), reason, MAY_HAVE_RUN[before], None, detail or {})
+        failure = Failure(int(code), reason, may_have_run, retry_after_s, detail or {})
         broken = call.down_mid
         call.mute()
         if not call.wanted:
@@ -393,9 +392,22 @@ class Dispatcher:
                 call.down.cancel(INTERRUPT, GRACE_MS)
             else:
                 call.down.cancel(KILL, 0)
-        self._over(call)
+        self.finish(call)
 
-    def _over(self, call: GatewayCall) -> None:
+    def _waits_no_more(self, before: CallState, call: GatewayCall) -> None:
+        if before is CallState.QUEUED:
+            self.placer.leave(call)
+        elif before is CallState.HELD:
+            self.returning.held.pop(call, None)
+
+    def lose_held(self, call: GatewayCall, refused: Refused) -> None:
+        """Nobody has a call from before the restart, or nobody can run it."""
+        self._settle(
+            call, CallInput.LOSE, refused.code, refused.reason, refused.detail,
+            refused.retry_after_s,
+        )  # fmt: skip
+
+    def finish(self, call: GatewayCall) -> None:
         """A call has its outcome: forget it, unless it waits for its caller to come back."""
         if call.holds_for_caller and self.parking.keep(call, trio.current_time()):
             self._children_done(call)

@@ -3,8 +3,8 @@
 Theory. A node that lost its link may come back and answer what it was given before, perhaps to a
 gateway that was started anew meanwhile. Whether that answer counts must not depend on what the
 gateway remembers: every dispatch carries a grant, a MAC by the gateway's stored key over the call,
-the node, the boot of its agent, and the attempt. A node cannot make one, and one for another
-attempt or an earlier boot is void.
+the node, the boot of its agent, the attempt, and whose call it is. A node cannot make one, and one
+for another attempt or an earlier boot is void.
 
 Rules of this file. 1) Pure; the key comes from the state folder. 2) Grants are compared in
 constant time.
@@ -46,17 +46,19 @@ class NodeGrants:
     def __init__(self, state: hashlib.blake2b) -> None:
         self._state = state
 
-    def make(self, call_id: bytes, attempt: int) -> bytes:
+    def make(self, call_id: bytes, attempt: int, depth: int, token_id: str) -> bytes:
         """Return the grant for one dispatch.
 
         Args:
             call_id: 16 bytes.
             attempt: How often the call was dispatched, this time included.
+            depth: How many calls are above it.
+            token_id: The token by which it was called: what it may call in turn goes by it.
         """
         state = self._state.copy()
-        state.update(call_id + attempt.to_bytes(4, "big"))
+        state.update(call_id + (attempt << 8 | depth).to_bytes(5, "big") + token_id.encode())
         return state.digest()
 
-    def good(self, grant: bytes, call_id: bytes, attempt: int) -> bool:
+    def good(self, grant: bytes, call_id: bytes, attempt: int, depth: int, token_id: str) -> bool:
         """Return whether `grant` was made for this dispatch."""
-        return hmac.compare_digest(grant, self.make(call_id, attempt))
+        return hmac.compare_digest(grant, self.make(call_id, attempt, depth, token_id))

@@ -18,10 +18,11 @@ Source. decisions.md 8; scheduler/window.py for how much a node may hold.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import trio
 
-from ..relay import Buffers
+from ..flow import Buffers
 from ..scheduler.place import choose
 from ..wire.errors import ErrorCode
 from ..wire.message import Dispatch, Kind, encode
@@ -29,6 +30,9 @@ from .calls import CallInput, CallState, GatewayCall
 from .limits import GatewayLimits
 from .registry import NodeRecord, Offer, Pool, SlotGroup
 from .routing import Refused
+
+if TYPE_CHECKING:
+    from ..stream import Stream
 
 
 class Placer:
@@ -139,6 +143,7 @@ class Placer:
         context: dict[str, object] = {
             "owner": principal.user == record.owner,
             "depth": call.depth,
+            "token": principal.token_id,
         }
         if principal.levels:
             context["levels"] = sorted(principal.levels)
@@ -153,7 +158,7 @@ class Placer:
                 deadline_ms,
                 message.codec,
                 message.flags,
-                record.grants.make(message.call_id, call.attempt),
+                record.grants.make(message.call_id, call.attempt, call.depth, principal.token_id),
                 call.attempt,
                 context,
                 message.body,
@@ -163,17 +168,21 @@ class Placer:
         down = link.open_encoded(
             Kind.DISPATCH, payload, handler=call, more=call.opened_more, end=call.opened_end
         )
-        group = offer.group
+        self.given(call, offer, down, CallInput.DISPATCH)
+        return True
+
+    def given(self, call: GatewayCall, offer: Offer, down: Stream, what: CallInput) -> None:
+        """A node has a call, on the stream `down`."""
+        record, group = offer.record, offer.group
         self.uses += 1
         group.used = self.uses
         if not call.children:
             group.busy += 1
-        record.running[message.call_id] = call
+        record.running[call.message.call_id] = call
         call.offer = offer
         call.node_owner = record.owner
-        call.step(CallInput.DISPATCH)
+        call.step(what)
         call.attach_down(down)
-        return True
 
     def pump(self, group: SlotGroup) -> None:
         """Fill a group that has room with the calls that have waited longest."""

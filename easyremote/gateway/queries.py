@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from ..errors import EasyRemoteError
 from ..handlers import StreamHandler
 from ..identity.role import Operation, Principal, Role, Scopes
@@ -26,9 +28,11 @@ from ..wire.errors import ErrorCode
 from ..wire.message import Failure, Query, decode
 from . import describe
 from .bodies import send_reply
-from .calls import STATE_NAMES, GatewayCall
+from .calls import GatewayCall
+from .explain import explain, whereabouts
+from .gauges import gauges
 from .records import EXPIRES_DEFAULT_S, parse_role
-from .routing import Refused, not_found
+from .routing import NAMED_NODES_MAX, Refused, not_found
 from .store import Store
 
 if TYPE_CHECKING:
@@ -103,7 +107,7 @@ def _release(stream: Stream) -> None:
 
 
 def _nodes(gateway: Gateway, session: Session, args: Args) -> Any:
-    return describe.nodes(gateway.registry, session.principal)
+    return describe.nodes(gateway.registry, session.principal, trio.current_time())
 
 
 def _functions(gateway: Gateway, session: Session, args: Args) -> Any:
@@ -120,9 +124,13 @@ def _resolve(gateway: Gateway, session: Session, args: Args) -> Any:
         node_id, _, name = (name or "").rpartition(".")
         node_ids = [node_id]
     if node_ids is not None and not (
-        type(node_ids) is list and all(type(one) is str for one in node_ids)
+        type(node_ids) is list
+        and len(node_ids) <= NAMED_NODES_MAX  # Each is looked for among the labels of all nodes.
+        and all(type(one) is str for one in node_ids)
     ):
-        raise Refused(ErrorCode.BAD_ARGUMENT, "node_ids is a list of node ids")
+        raise Refused(
+            ErrorCode.BAD_ARGUMENT, f"node_ids is a list of at most {NAMED_NODES_MAX} node ids"
+        )
     wanted = None
     if node_ids is not None:
         nodes = gateway.registry.named(node_ids, session.principal)
@@ -144,13 +152,22 @@ OWNERS_MAX = 1000
 
 def _call(gateway: Gateway, session: Session, args: Args) -> Any:
     """Return where a call of the asker is; somebody else's is as unknown as none."""
+    return whereabouts(_own_call(session, args))
+
+
+def _explain(gateway: Gateway, session: Session, args: Args) -> Any:
+    """Return what a call of the asker waits for."""
+    return explain(gateway, _own_call(session, args), trio.current_time())
+
+
+def _own_call(session: Session, args: Args) -> GatewayCall:
     call_id = args.get("call_id")
     if type(call_id) is not bytes:
         raise Refused(ErrorCode.BAD_ARGUMENT, "call_id is 16 bytes")
     call = session.caller.calls.get(call_id)
     if call is None:
         raise Refused(ErrorCode.NOT_FOUND, "no call of yours has this id")
-    return _call_info(call)
+    return call
 
 
 def _owners(gateway: Gateway, session: Session, args: Args) -> Any:
@@ -163,27 +180,9 @@ def _owners(gateway: Gateway, session: Session, args: Args) -> Any:
     return [session.caller.answered_by(call_id) for call_id in call_ids]
 
 
-def _call_info(call: GatewayCall) -> dict[str, Any]:
-    position, eta_s = None, None
-    if call.queue is not None and call.pool is not None:
-        position = call.queue.position(call)
-        groups = call.pool.places
-        slots = sum(group.slots for group in groups)
-        means = [group.mean_s for group in groups if group.mean_s is not None]
-        if slots and means:
-            eta_s = (position + 1) * (sum(means) / len(means)) / slots
-    return {
-        "state": STATE_NAMES[call.state],
-        "queue_position": position,
-        "eta_s": eta_s,
-        "node_id": None if call.offer is None else call.offer.record.node_id,
-        "attempt": call.attempt,
-    }
-
-
 def _status(gateway: Gateway, session: Session, args: Args) -> Any:
     # With the clock of the wall, so that whoever asks can compare it with its own.
-    return {**gateway.status(), "time": gateway.state.store.clock()}
+    return {**gauges(gateway), "time": gateway.state.store.clock()}
 
 
 # ---- tokens ----------------------------------------------------------------------------------
@@ -272,6 +271,7 @@ OPERATIONS: dict[str, Operation] = {
     "resolve": Operation.VIEW,
     "status": Operation.VIEW,
     "call": Operation.CALL,
+    "explain": Operation.CALL,
     "owners": Operation.CALL,
     "token.create": Operation.OPERATE,
     "token.list": Operation.OPERATE,
@@ -287,6 +287,7 @@ SYNC: dict[str, Sync] = {
     "resolve": _resolve,
     "status": _status,
     "call": _call,
+    "explain": _explain,
     "owners": _owners,
     "token.list": _token_list,
     "audit.verify": _audit_verify,

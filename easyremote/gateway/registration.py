@@ -20,6 +20,7 @@ from ..wire.errors import ErrorCode
 from ..wire.message import Failure, Kind, Register, Registered, Telemetry, Update, decode
 from .bodies import BodyReader
 from .offer import BadOffer, NodeOffer, read_offer
+from .recovery import read_held
 
 if TYPE_CHECKING:
     from ..stream import Stream
@@ -63,6 +64,7 @@ class RegistrationHandler(StreamHandler):
         try:
             offer = read_offer(value)
             self._check_scope(offer)
+            held, spent = read_held(value)
         except BadOffer as error:
             self._refuse(ErrorCode.BAD_ARGUMENT, str(error))
             return
@@ -85,6 +87,7 @@ class RegistrationHandler(StreamHandler):
                     }
                 )
             )
+            gateway.dispatcher.returning.node_spoke(record, held, spent)
         gateway.dispatcher.placer.pump_node(record)
 
     def _check_scope(self, offer: NodeOffer) -> None:

@@ -84,6 +84,11 @@ class Offer:
         """`node_id.function`, the name under which everyone finds it."""
         return f"{self.record.node_id}.{self.name}"
 
+    @property
+    def loss_detail(self) -> dict[str, Any]:
+        """What is said about calls that were lost with the node: whether they may run twice."""
+        return {"idempotent": True} if self.entry.idempotent else {}
+
 
 class NodeRecord:
     """A node, connected or not.
@@ -96,6 +101,8 @@ class NodeRecord:
         running: Calls given to it that it has not done with, by call id.
         since: When it connected, in UTC.
         last_seen: When it was connected last, on trio's clock.
+        online: The disk says that it may hold calls.
+        same_boot: It had been here before, also before this start of the gateway.
     """
 
     def __init__(self, node_id: str, principal: Principal) -> None:
@@ -115,6 +122,8 @@ class NodeRecord:
         self.draining = False
         self.since = datetime.now(UTC)
         self.last_seen = 0.0
+        self.online = True
+        self.same_boot = False
 
     @property
     def owner(self) -> str:
@@ -212,6 +221,7 @@ class Registry:
         assert record.link is None and not record.running
         record.principal = principal
         record.link = link
+        record.online = True
         record.epoch = epoch
         record.grants = grants
         record.since = datetime.now(UTC)
@@ -304,6 +314,14 @@ class Registry:
             self._withdraw(offer)
         record.offers.clear()
         del self.nodes[record.node_id]
+
+    def away_since(self, when: float) -> list[NodeRecord]:
+        """Return the nodes that have been away since before `when` and count as online."""
+        return [
+            record
+            for record in self.nodes.values()
+            if record.link is None and record.online and record.last_seen <= when
+        ]
 
     def forget_old(self, now: float) -> None:
         """Remove the nodes that have been away for long, and pools that nobody uses."""

@@ -35,6 +35,7 @@ from ..log import Log
 from ..wire.errors import ErrorCode, RemoteProtocolError
 from ..wire.event import HelloReceived
 from ..wire.message import Kind
+from .boots import boot_of, take_boot
 from .callers import Caller
 from .offer import BadOffer, node_id
 from .queries import QueryHandler
@@ -197,6 +198,7 @@ class Session(LinkHandler):
         self.link.welcome(
             {
                 "gateway_id": gateway.state.gateway_id,
+                "incarnation": gateway.state.incarnation,
                 "version": gateway.version,
                 "user": principal.user,
                 "role": principal.role.value,
@@ -236,38 +238,50 @@ class Session(LinkHandler):
         boot = hello.info.get("boot", b"")
         boot = boot if type(boot) is bytes and len(boot) <= BOOT_BYTES_MAX else b""
         gateway, name = self.gateway, principal.node_id
-        epoch = gateway.known_epoch(name, boot)
-        if epoch is None:
-            epoch = await gateway.store.write(Store.next_boot_epoch, name)
-        while (old := gateway.node_session(name)) is not None:
-            if boot and gateway.known_epoch(name, boot) is not None:
-                old.replaced()
-            elif await old.proves_alive():
+        same_boot = bool(boot) and boot_of(gateway.store.reader, name) == boot
+        gateway.arriving.append(name)
+        try:
+            # Only who has the id to itself is written down: an impostor's boot would void grants.
+            while await self._alone_as(name, same_boot) and self._still_greeting():
+                epoch = await gateway.store.write(take_boot, name, boot)
+                if gateway.node_session(name) is None:
+                    self._enter(principal, name, epoch, same_boot)
+                    return
+        finally:
+            gateway.arriving.remove(name)
+
+    async def _alone_as(self, name: str, same_boot: bool) -> bool:
+        """See that no other link serves a node id; False if one does, and we were refused."""
+        while (old := self.gateway.node_session(name)) is not None:
+            if not same_boot and await old.proves_alive():
                 await self._refuse(
                     Refusal(
                         ErrorCode.FORBIDDEN,
                         f"a node with the id {name!r} is connected; stop it, or choose another id",
                         "node id in use",
-                        principal.token_id,
                     )
                 )
-                return
-            else:
-                old.replaced()
+                return False
+            old.replaced()
+        return True
+
+    def _enter(self, principal: Principal, name: str, epoch: int, same_boot: bool) -> None:
+        """Take a node in: it has its id to itself, and the disk knows that it is here."""
+        gateway = self.gateway
         if not self._still_greeting():
             return
         answer = self._now(principal)
         if isinstance(answer, Refusal):
-            await self._refuse(answer)
+            self.start(self._refuse, answer)
             return
         grants = gateway.grants.for_node(name, epoch)
         record = gateway.registry.connect(name, principal, self.link, epoch, grants)
         if record is None:
             self.link.close(ErrorCode.OVERLOADED, "the gateway knows too many nodes")
             return
+        record.same_boot = same_boot
         self.node = record
         self.node_id = name
-        gateway.remember_boot(name, boot, epoch)
         self._welcome(principal, {"node_id": name, "epoch": epoch})
         _log.info("node connected", node_id=name, user=principal.user, peer=self.address)
 

@@ -248,6 +248,14 @@ class Store(Database):
             )
         return None
 
+    def principal(self, token_id: str) -> Principal | None:
+        """Return who calls by the token of this id, None if it is not good now."""
+        self.refresh()
+        token = self._tokens.get(token_id)
+        if token is None or self._refuse_token(token[0]) is not None:
+            return None
+        return principal_of(token[0])
+
     def standing(self, principal: Principal) -> Refusal | None:
         """Return why somebody who was let in may not stay, or None: may stay.
 
@@ -375,21 +383,6 @@ class Store(Database):
         """Return all enrolled nodes, by id."""
         self.refresh()
         return sorted((info for info, _ in self._nodes.values()), key=lambda n: n.node_id)
-
-    def next_boot_epoch(self, node_id: str) -> int:
-        """Return the number of this boot of an enrolled node: it fences all boots before it.
-
-        Raises:
-            LookupError: There is no such node.
-        """
-        with self.transaction() as connection:
-            done = connection.execute(
-                "UPDATE nodes SET boot_epoch = boot_epoch + 1 WHERE node_id = ?", (node_id,)
-            ).rowcount
-            if not done:
-                raise LookupError(f"no node {node_id!r} is enrolled")
-            found = self.rows("SELECT boot_epoch FROM nodes WHERE node_id = ?", node_id)
-        return int(found[0][0])
 
 
 def _use_up(connection: sqlite3.Connection, token_id: str) -> None:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import random
 import signal
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,18 +30,20 @@ import trio
 
 from ..config import Address
 from ..errors import EasyRemoteError, detail_of
+from ..flow import Buffers
 from ..handlers import StreamHandler
 from ..log import Log
 from ..outbox import Outbox
-from ..relay import Buffers
 from ..stream import Stream
 from ..timers import Timers
 from ..transport import ByteStream, dial
 from ..wire.errors import ErrorCode
-from ..wire.message import Dispatch, Failure, decode
+from ..wire.message import FLAG_ATTACH, Dispatch, Failure, decode
 from . import probe
-from .agent_calls import DispatchedCall, NestedCall, ticket_of
+from .agent_calls import DispatchedCall
 from .agent_config import Announcement
+from .agent_nested import NestedCall
+from .agent_orphans import Orphanage, refuse_attach
 from .agent_session import Dial, GatewaySession
 from .family import EXIT_FAILED, Family
 from .offer import NodeOffer
@@ -62,8 +63,6 @@ GOODBYE_S = 2.0
 """How long the goodbye to the gateway may take."""
 DETECT_S = 5.0
 SAMPLE_EVERY_S = 5.0
-GIVEN_MAX = 16384
-"""Calls that are remembered as given, so that none is begun a second time."""
 BUFFERED_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of all calls together that may wait here without slowing other calls on their link."""
 
@@ -107,7 +106,8 @@ class Agent:
         self._session: GatewaySession | None = None
         self._registered_info: dict[str, Any] = {}
         self._running: dict[bytes, DispatchedCall] = {}
-        self._given: OrderedDict[tuple[bytes, int], None] = OrderedDict()
+        self._orphans = Orphanage(self._timers)
+        self._restarted = False
         self._nested: list[NestedCall] = []
         self._stop_at: float | None = None
         self._draining = False
@@ -203,9 +203,7 @@ class Agent:
         self._offer.take(offer, whole=first)
         session = self._session
         if session is None:
-            self._session = session = GatewaySession(
-                self, spec, self.outbox, self._dial, self._rng
-            )
+            self._session = session = GatewaySession(self, spec, self.outbox, self._dial, self._rng)
             self.start_task(self._connect, session)
         elif first:
             session.register()
@@ -218,19 +216,20 @@ class Agent:
         self, worker: WorkerProcess, stream: Stream, payload: bytes, more: bool, end: bool
     ) -> StreamHandler:
         """A function that runs there calls another one: let it out if its ticket is good."""
-        ticket = ticket_of(payload)
         call = NestedCall(self._timers, self._buffers, stream, payload, more, end)
-        link = None if self._session is None else self._session.link
-        if ticket not in worker.calls:
+        session = self._session
+        link = None if session is None else session.link
+        call.go_again = self._nested.append
+        if call.message.ticket not in worker.calls:
             call.refuse(
                 ErrorCode.FORBIDDEN,
                 "calls on the link of a worker are made by functions while they run; elsewhere, "
                 "connect() a client",
             )
-        elif link is None:
+        elif session is None or link is None:
             call.refuse(ErrorCode.GATEWAY_LOST, "this node has no link to its gateway now")
         elif link.streams_available > 0:
-            call.give(link)
+            call.give(link, session.incarnation)
         else:
             call.hold()
             self._nested.append(call)
@@ -265,11 +264,20 @@ class Agent:
     def offer(self) -> dict[str, Any]:
         """Return all that the node offers."""
         assert self.family.spec is not None
-        return self._offer.to_plain(self.family.spec)
+        plain = self._offer.to_plain(self.family.spec)
+        return {**plain, **self._orphans.to_plain()} if self._restarted else plain
+
+    def gateway_welcomed(self, *, restarted: bool) -> None:
+        """The gateway let us in again: the one that we had, or one that was started anew."""
+        self._restarted = restarted
+        if not restarted:
+            self._orphans.drop_all()
 
     def gateway_registered(self, info: dict[str, Any]) -> None:
         """The gateway has taken the node: tell the script."""
         self._registered_info = info
+        self._restarted = False
+        self._give_nested()
         if self.family.main.worker is not None:
             self.family.main.worker.say_registered(info)
         if self._draining and self._session is not None:
@@ -285,43 +293,42 @@ class Agent:
     def gateway_calls(self, stream: Stream, payload: bytes, more: bool, end: bool) -> StreamHandler:
         """The gateway gives us a call."""
         message = decode(Dispatch, payload)
+        if message.flags & FLAG_ATTACH:
+            call_again = self._orphans.attach(stream, message)
+            if call_again is None:
+                refuse_attach(stream, message)
+            return call_again or StreamHandler()
         entry = self._offer.functions.get(message.function)
         if self._draining or entry is None:
             return _refuse(stream, message, unknown=entry is None)
-        if self._was_given(message):
+        if self._orphans.was_given(message):
             return _refuse_again(stream, message)
         pool = self.family.pool_of(entry)
         call = DispatchedCall(
-            pool, self._timers, self._buffers, message, payload, stream, more, end
-        )
+            pool, self._timers, self._buffers, message, payload, stream, more, end,
+            idempotent=bool(entry.get("idempotent")),
+        )  # fmt: skip
+        call.orphans = self._orphans
         self._running[message.call_id] = call
         pool.submit(call)
         return call
 
-    def _was_given(self, message: Dispatch) -> bool:
-        """Remember a call; True if the same attempt of it came before.
-
-        A gateway that was started anew knows nothing of the calls that it gave before, and their
-        callers submit them again.
-        """
-        key = message.call_id, message.attempt
-        if key in self._given:
-            return True
-        self._given[key] = None
-        if len(self._given) > GIVEN_MAX:
-            self._given.popitem(last=False)
-        return False
-
     def gateway_credit(self) -> None:
-        """The gateway takes more nested calls: those that waited longest go first."""
-        link = None if self._session is None else self._session.link
+        """The gateway takes more nested calls."""
+        self._give_nested()
+
+    def _give_nested(self) -> None:
+        """Let nested calls out: those that waited longest go first."""
+        session = self._session
         waiting = [call for call in self._nested if call.waiting]
-        while waiting and link is not None and link.streams_available > 0:
-            waiting.pop(0).give(link)
-        self._nested = waiting
+        if session is not None and session.registered and (link := session.link) is not None:
+            while waiting and link.streams_available > 0:
+                waiting.pop(0).give(link, session.incarnation)
+        self._nested[:] = waiting
 
     def call_gone(self, call: DispatchedCall) -> None:
-        """A call is no longer anywhere here."""
+        """The work of a call is gone."""
+        self._orphans.over(call)
         if self._running.get(call.call_id) is call:
             del self._running[call.call_id]
         if not self._running:

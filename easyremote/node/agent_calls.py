@@ -1,4 +1,4 @@
-"""Calls that pass through the agent: dispatches on their way to a worker, nested ones back out.
+"""Calls that pass through the agent on their way to a worker.
 
 Theory. The agent relays frames and looks at nothing but the header of a call. What it adds is the
 knowledge of processes: it can say how the worker of a call ended, it can end the worker of an
@@ -8,6 +8,9 @@ that a nested call is let out only from where its parent runs.
     HELD --give--> GIVEN --outcome--> SETTLED
       |              +---worker gone, kill, stop of the node---^
       +-----cancel, deadline, stop of the node-----------------^
+
+When the gateway is lost, a call that it had given whole goes on as an *orphan*, and keeps what it
+has to say; the gateway that comes back may attach to it (`agent_orphans.py`).
 
 Rules of this file. 1) A call has one outcome: the worker's, or ours in `fail`, whichever is first.
 2) A call that was never written to a worker has provably not run; any other may have. 3) The
@@ -22,17 +25,19 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..errors import EasyRemoteError, detail_of
+from ..errors import EasyRemoteError
+from ..flow import Buffers
 from ..log import Log
-from ..relay import Buffers, Relay
+from ..relay import Relay
 from ..wire.errors import ErrorCode
-from ..wire.message import Call, Dispatch, Failure, Kind, decode, encode
+from ..wire.message import FLAG_STREAM, Dispatch, Failure, Kind, decode, encode
 from .process import ExitStatus
 
 if TYPE_CHECKING:
     from ..link import Link
     from ..stream import Stream
     from ..timers import Timer, Timers
+    from .agent_orphans import Orphanage
     from .pools import Pool
     from .workers import WorkerProcess
 
@@ -46,9 +51,6 @@ DEADLINE_GRACE_S = 0.5
 """Grace of a call whose deadline has passed: its caller has stopped waiting."""
 KILL_SLACK_S = 0.5
 """Time after the grace in which an interrupted body can unwind before its process is killed."""
-NESTED_WAIT_S = 5.0
-"""How long a nested call waits for room at the gateway. Calls that wait for one another on a full
-link would wait for ever; after this time they are told so."""
 
 
 class CallState(IntEnum):
@@ -70,10 +72,15 @@ class DispatchedCall(Relay):
         function: What it calls.
         state: Where it is.
         worker: Who has it, None while it is held.
+        started: Its body was said to run.
         killed_for: Why its worker is being killed, if it is.
+        orphans: Where it goes when its gateway is lost.
     """
 
+    orphans: Orphanage | None = None
+
     worker: WorkerProcess | None = None
+    started = False
     killed_for: tuple[ErrorCode, str] | None = None
     _kill_timer: Timer | None = None
     _held_timer: Timer | None = None
@@ -82,13 +89,18 @@ class DispatchedCall(Relay):
 
     def __init__(
         self, pool: Pool, timers: Timers, buffers: Buffers, message: Dispatch, payload: bytes,
-        up: Stream, more: bool, end: bool,
+        up: Stream, more: bool, end: bool, *, idempotent: bool = False,
     ) -> None:  # fmt: skip
         Relay.__init__(self, up, buffers, more=more, end=end)
         self.pool = pool
         self.timers = timers
         self.call_id = message.call_id
         self.function = message.function
+        self.attempt = message.attempt
+        self.grant = message.grant
+        self.flags = message.flags
+        self.context = message.context
+        self._hint = {"idempotent": True} if idempotent else {}
         self.state = CallState.HELD
         self._opened_on = up
         self._opening: tuple[bytes, bool, bool] | None = (payload, more, end)
@@ -156,12 +168,39 @@ class DispatchedCall(Relay):
         self._work_gone()
 
     def on_caller_gone(self, code: int, reason: str, error: EasyRemoteError | None) -> None:
-        """The gateway gave the call up, or its link is gone: stop the work."""
-        if error is not None and self.state is CallState.GIVEN:
-            _log.warning(
-                "call cancelled, the gateway is gone", call_id=self.call_id.hex(),
-                function=self.function,
-            )  # fmt: skip
+        """The gateway gave the call up: stop the work. Its link is gone: wait for the next one."""
+        if error is not None and self.orphans is not None and self._can_wait:
+            self.detach_up()
+            self._release()
+            self.orphans.take(self)
+        else:
+            self.forsake()
+
+    @property
+    def _can_wait(self) -> bool:
+        """Whether it may be taken up again: nothing of it was lost halfway."""
+        whole = self.up_ended and not self.up_mid and not self.down_mid
+        spoken = self.outcome_seen or self.flags & FLAG_STREAM
+        return whole and not spoken and self.state is not CallState.SETTLED
+
+    @property
+    def deadline_ms(self) -> int | None:
+        """Time that it has left, None for ever."""
+        if self._deadline is None:
+            return None
+        return max(0, int((self._deadline - trio.current_time()) * 1000))
+
+    def reattach(self, up: Stream) -> None:
+        """The gateway is back: say on a new stream all that there is to say."""
+        self._opened_on, self._released = up, False
+        self.attach_up(up)
+        if self.started:
+            up.started()
+        if self.state is CallState.SETTLED:
+            self._release()
+
+    def forsake(self) -> None:
+        """Nobody wants the outcome any more: stop the work."""
         down, incomplete, held = self.down, self.up_mid, self.state is CallState.HELD
         self.state = CallState.SETTLED
         self.up = None
@@ -195,6 +234,7 @@ class DispatchedCall(Relay):
     def _stop(self, down: Stream, strength: int, grace_ms: int) -> None:
         down.cancel(strength, grace_ms)
         if not self.pool.isolated:
+            self.pool.stopping(self, grace_ms / 1000)
             return
         reason = "the body did not stop within the grace of the cancel"
         if strength >= KILL:
@@ -235,7 +275,7 @@ class DispatchedCall(Relay):
             self.fail(
                 ErrorCode.WORKER_DIED,
                 f"the process that ran {self.function} {status.describe()} during the call",
-                may_have_run=True, detail=status.detail(),
+                may_have_run=True, detail={**status.detail(), **self._hint},
             )  # fmt: skip
         self._work_gone()
 
@@ -248,12 +288,17 @@ class DispatchedCall(Relay):
             return
         self.state = CallState.SETTLED
         up, mid, seen = self.up, self.down_mid, self.outcome_seen
+        orphaned = self.orphans is not None and self in self.orphans
         self.mute()
-        if up is not None and up.is_open:
+        failure = Failure(int(code), reason, may_have_run, retry_after_s, detail or {})
+        if up is None:
+            # In the middle of a result there is no place for another outcome: then none comes.
+            if orphaned and not mid and not seen:
+                self.say_up(Kind.FAILURE, encode(failure))
+        elif up.is_open:
             if mid:
                 up.reset(code, reason)
             elif not seen:
-                failure = Failure(int(code), reason, may_have_run, retry_after_s, detail or {})
                 up.send(failure, end=True)
         self._release()
 
@@ -278,112 +323,3 @@ class DispatchedCall(Relay):
         if not self._released:
             self._released = True
             self._opened_on.release()
-
-
-class NestedCall(Relay):
-    """A call made by a running function, on its way to the gateway."""
-
-    _timer: Timer | None = None
-    _released = False
-
-    def __init__(
-        self, timers: Timers, buffers: Buffers, up: Stream, payload: bytes, more: bool, end: bool
-    ) -> None:
-        Relay.__init__(self, up, buffers, more=more, end=end)
-        self._opened_on = up
-        self._opening: tuple[bytes, bool, bool] | None = (payload, more, end)
-        self._timers = timers
-
-    @property
-    def waiting(self) -> bool:
-        """Whether it waits for room at the gateway."""
-        return self._opening is not None and not self._released
-
-    def hold(self) -> None:
-        """Wait for room at the gateway, but not for ever."""
-        self._timer = self._timers.at(trio.current_time() + NESTED_WAIT_S, self._waited_too_long)
-
-    def give(self, link: Link) -> None:
-        """Write it to the gateway's link."""
-        assert self._opening is not None
-        (payload, more, end), self._opening = self._opening, None
-        if self._timer is not None:
-            self._timers.cancel(self._timer)
-        self.attach_down(link.open_encoded(Kind.CALL, payload, handler=self, more=more, end=end))
-
-    def _waited_too_long(self) -> None:
-        if self.waiting:
-            self.refuse(
-                ErrorCode.OVERLOADED,
-                f"the gateway gave this node no room for a nested call within {NESTED_WAIT_S:g} s: "
-                "too many of its calls wait for other calls; call fewer functions at once",
-            )
-
-    def on_accepted(self, stream: Stream) -> None:
-        """The gateway is responsible for the call: tell the worker."""
-        if stream is self.down and self.up is not None and not self.muted:
-            self.up.accept()
-
-    def on_callee_done(self) -> None:
-        """The gateway has said the outcome."""
-        self._release()
-
-    def on_callee_gone(self, code: int, reason: str, error: EasyRemoteError | None) -> None:
-        """The gateway gave the call up, or is gone."""
-        said = ErrorCode.GATEWAY_LOST if error is not None else _known(code)
-        detail = {} if error is None else detail_of(error)
-        self.refuse(said, reason, may_have_run=True, detail=detail)
-
-    def on_caller_gone(self, code: int, reason: str, error: EasyRemoteError | None) -> None:
-        """The worker gave the call up, or is gone: nobody wants the outcome."""
-        down, incomplete = self.down, self.up_mid
-        self.up = None
-        self.mute()
-        self._opening = None
-        self._release()
-        if down is not None and not self.down_ended:
-            if incomplete:
-                down.reset(ErrorCode.CANCELLED, "the calling function is gone")
-                self.down_ended = True
-            else:
-                down.cancel(INTERRUPT, GRACE_MS)
-
-    def refuse(
-        self, code: ErrorCode, reason: str, *, may_have_run: bool = False,
-        detail: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
-        """Give the call its outcome here, unless it has one."""
-        if self._released:
-            return
-        self._opening = None
-        up, mid, seen = self.up, self.down_mid, self.outcome_seen
-        self.mute()
-        if up is not None and up.is_open:
-            if mid:
-                up.reset(code, reason)
-            elif not seen:
-                up.send(Failure(int(code), reason, may_have_run, None, detail or {}), end=True)
-        self._release()
-
-    def _release(self) -> None:
-        if not self._released:
-            self._released = True
-            if self._timer is not None:
-                self._timers.cancel(self._timer)
-            self._opened_on.release()
-
-
-def ticket_of(payload: bytes) -> bytes:
-    """Return the delegation ticket of an encoded call.
-
-    Raises:
-        CodecError: It is no call.
-    """
-    return decode(Call, payload).ticket
-
-
-def _known(code: int) -> ErrorCode:
-    try:
-        return ErrorCode(code)
-    except ValueError:
-        return ErrorCode.INTERNAL

@@ -72,6 +72,9 @@ class SessionOwner(Protocol):
         """Return all that the node offers, as it is registered."""
         ...
 
+    def gateway_welcomed(self, *, restarted: bool) -> None:
+        """The gateway let the node in; `restarted`: it has forgotten the calls that it gave us."""
+
     def gateway_registered(self, info: dict[str, Any]) -> None:
         """The gateway has taken the node, for the first time or again."""
 
@@ -109,6 +112,7 @@ class GatewaySession(LinkHandler):
         self._dial = dial
         self._backoff = Backoff(rng=rng or random.Random())
         self._ever_registered = False
+        self._start: tuple[Any, Any] = (None, None)
         self._closing = False
         self._error: EasyRemoteError | None = None
         self._registration: Stream | None = None
@@ -191,6 +195,12 @@ class GatewaySession(LinkHandler):
         if self.link is not None:
             self.link.drain(reason)
 
+    @property
+    def incarnation(self) -> int:
+        """Number of the start of the gateway that let us in last; 0 for none."""
+        number = self._start[1]
+        return number if type(number) is int else 0
+
     # ---- what the node says --------------------------------------------------------------------
 
     def register(self) -> None:
@@ -223,6 +233,9 @@ class GatewaySession(LinkHandler):
     def on_welcome(self, link: Link, info: dict[str, Any]) -> None:
         """The gateway let us in: register."""
         self.link = link
+        start = info.get("gateway_id"), info.get("incarnation")
+        restarted, self._start = start != self._start, start
+        self._owner.gateway_welcomed(restarted=restarted)
         self.register()
 
     def on_open(

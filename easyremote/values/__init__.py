@@ -16,7 +16,7 @@ from ..errors import SerializationError
 from ..wire.cbor import encode_value
 from ..wire.errors import ErrorCode
 from . import places, plain
-from .buffers import COPY_MAX, Bytes, Outlet, fresh
+from .buffers import COPY_MAX, Bytes, Outlet, fresh, object_bytes_max
 from .exceptions import decode_exception, encode_exception
 from .plain import NotPlain, StreamArgument
 from .registry import register_type
@@ -32,6 +32,7 @@ __all__ = [
     "encode",
     "encode_call",
     "encode_exception",
+    "object_bytes_max",
     "register_type",
 ]
 

@@ -13,6 +13,7 @@ nobody else refers to that memory.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -150,3 +151,11 @@ def fresh(size: int) -> memoryview:
         MemoryError: There is not as much.
     """
     return np.empty(size, np.uint8).data
+
+
+def object_bytes_max() -> int:
+    """Return the largest value that is taken: half of the machine's memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, OSError, ValueError):
+        return 4 * 1024**3

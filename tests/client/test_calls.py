@@ -30,7 +30,7 @@ from easyremote.client import client as client_module
 from easyremote.client import session as session_module
 from easyremote.client.client import Client
 from easyremote.wire.errors import ErrorCode
-from easyremote.wire.message import FLAG_DETACHED, FLAG_IDEMPOTENT
+from easyremote.wire.message import FLAG_ATTACH, FLAG_DETACHED, FLAG_IDEMPOTENT
 
 from .scripted import WAIT_S, GivenCall, ScriptedGateway, scripted
 
@@ -194,13 +194,11 @@ def test_state_follows_what_the_gateway_says(gateway: ScriptedGateway, client: C
     assert future.queue_position == 3
     assert future.eta == 7.5
     assert future.placement is None
-    assert "behind 3 other calls" in client.why_waiting(future)
     given.started()
     until(lambda: state_of(future) == "running")
     assert future.running()
     given.result(1)
     assert future.result(WAIT_S) == 1
-    assert client.why_waiting(future) == "It does not wait: it is done."
 
 
 def test_progress_is_seen_in_order_and_before_the_result(
@@ -353,19 +351,72 @@ def test_a_call_that_was_not_accepted_goes_again_under_its_id(
     assert gateway.dials == 2
 
 
-def test_a_call_that_was_accepted_fails_honestly(gateway: ScriptedGateway, client: Client) -> None:
-    """It may have run, and nobody here can know."""
-    future = client.submit("f")
-    gateway.next_call().accept()
+def test_a_call_that_was_accepted_is_submitted_again(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    """Under the same id, and with the incarnation to which it was first sent."""
+    client.connect()
+    client.session.incarnation = 7
+    future = client.submit("f", 1)
+    first = gateway.next_call()
+    first.accept()
     until(lambda: state_of(future) == "queued")
+    gateway.info["incarnation"] = 8
     gateway.cut()
 
-    error = future.exception(WAIT_S)
-    assert isinstance(error, GatewayUnreachableError)
-    assert isinstance(error, ConnectionError)
-    assert error.may_have_run is True
-    gateway.auto = echo
-    assert client.submit("g").result(WAIT_S) == [[], {}], "the client is back by itself"
+    again = gateway.next_call()
+    assert (first.call.since, again.call.since) == (0, 7)
+    assert again.call._replace(since=0) == first.call
+    again.result("there")
+    assert future.result(WAIT_S) == "there"
+
+
+def test_a_call_that_yields_is_not_submitted_again(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    """Its items were on the old link: an honest error is better than a gap."""
+    with client.stream("f") as items:
+        call = gateway.next_call()
+        call.accept()
+        call.yield_(1)
+        assert next(items) == 1
+        gateway.cut()
+        with pytest.raises(GatewayUnreachableError) as caught:
+            next(items)
+    assert caught.value.may_have_run is True
+
+
+def test_a_call_cancelled_without_a_link_is_stopped_on_the_next_one(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    """Its caller does not wait for that."""
+    future = client.submit("f")
+    first = gateway.next_call()
+    first.accept()
+    until(lambda: state_of(future) == "queued")
+    gateway.unreachable = GatewayUnreachableError("nobody there")
+    gateway.cut()
+    first.next("lost")
+    future.cancel()
+
+    error = future.exception(WAIT_S) if not future.cancelled() else None
+    assert error is None or error.may_have_run is True
+    gateway.unreachable = None
+    stop = gateway.next_call()
+    assert stop.call.call_id == first.call.call_id
+    assert stop.call.flags & FLAG_ATTACH
+    stop.next("cancel")
+
+
+def test_a_call_is_found_by_its_id(gateway: ScriptedGateway, client: Client) -> None:
+    """From another program, too: nothing is asked but its outcome."""
+    future = client.session.attach(b"i" * 16)
+    asked = gateway.next_call()
+
+    assert (asked.call.call_id, asked.call.flags) == (b"i" * 16, FLAG_ATTACH)
+    assert future.id == (b"i" * 16).hex()
+    asked.result(5)
+    assert future.result(WAIT_S) == 5
 
 
 def test_a_goodbye_of_the_gateway_is_survived_too(gateway: ScriptedGateway, client: Client) -> None:
@@ -383,6 +434,7 @@ def test_a_link_that_does_not_come_back_fails_what_waits(
 ) -> None:
     """Nothing hangs: after the patience is over, calls fail, and new ones fail at once."""
     monkeypatch.setattr(session_module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(session_module, "SENT_PATIENCE_S", 0.1)
     future = client.submit("f")
     gateway.next_call()
     gateway.unreachable = GatewayUnreachableError("nobody there")

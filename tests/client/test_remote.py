@@ -286,7 +286,8 @@ def test_an_unknown_option_is_a_type_error_that_helps() -> None:
         {"timeout": True}, {"node_id": 3}, {"node_id": []}, {"node_id": [""]},
         {"capability": 3}, {"capability": []}, {"capability": [1]}, {"function": ""},
         {"resources": {"x": object()}}, {"function": "a", "function_name": "b"},
-        {"prefer": {"x": "y" * 20_000}},
+        {"prefer": {"x": "y" * 20_000}}, {"retries": -1}, {"retries": 1.5}, {"retries": True},
+        {"retry_exceptions": [3]}, {"retry_exceptions": "ValueError"},
     ],
     ids=str,
 )  # fmt: skip
@@ -299,8 +300,7 @@ def test_an_option_of_the_wrong_kind_is_a_type_error(wrong: Any) -> None:
 @pytest.mark.parametrize(
     "later",
     [
-        {"retries": 3}, {"max_retries": 1}, {"retry_exceptions": True}, {"cache": 60.0},
-        {"cache": True}, {"result": "ref"},
+        {"cache": 60.0}, {"cache": True}, {"result": "ref"},
     ],
     ids=str,
 )  # fmt: skip

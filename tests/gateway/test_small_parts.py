@@ -58,23 +58,26 @@ def test_capability_that_is_not_there_does_not_match(wanted: Any) -> None:
 
 
 def test_grant_is_good_for_its_dispatch_alone() -> None:
-    """Another call, node, boot, attempt or key makes another grant."""
+    """Another call, node, boot, attempt, depth, token or key makes another grant."""
     ids = [b"a" * 16, b"b" * 16]
     grants = {
-        Grants(key).for_node(node, epoch).make(call_id, attempt)
+        Grants(key).for_node(node, epoch).make(call_id, attempt, depth, token)
         for key in (b"k" * 32, b"l" * 32)
         for node in ("n1", "n2")
         for epoch in (1, 2)
         for call_id in ids
         for attempt in (1, 2)
+        for depth in (0, 31)
+        for token in ("t1", "t2")
     }
     node = Grants(b"k" * 32).for_node("n1", 1)
 
-    assert len(grants) == 32
+    assert len(grants) == 128
     assert {len(grant) for grant in grants} == {GRANT_BYTES}
-    assert node.good(node.make(ids[0], 1), ids[0], 1)
-    assert not node.good(node.make(ids[0], 1), ids[0], 2)
-    assert not node.good(b"", ids[0], 1)
+    assert node.good(node.make(ids[0], 1, 0, "t1"), ids[0], 1, 0, "t1")
+    assert not node.good(node.make(ids[0], 1, 0, "t1"), ids[0], 2, 0, "t1")
+    assert not node.good(node.make(ids[0], 1, 0, "t1"), ids[0], 1, 0, "t2")
+    assert not node.good(b"", ids[0], 1, 0, "t1")
 
 
 # ---- remembered ids ------------------------------------------------------------------------------

@@ -421,16 +421,3 @@ def test_malformed_node_is_refused(store: Store, node_id: str, secret: bytes) ->
     refused(store.check_node(node_id, secret, token))
     refused(store.enrol_node(node_id, secret, token))
     assert store.list_nodes() == []
-
-
-def test_boot_epochs_only_grow(store: Store) -> None:
-    """Each boot of a node has a higher number, over restarts and re-enrolments of the token."""
-    store.enrol_node("gpu-01", SECRET, store.create_token("node", "alice").text())
-    assert [store.next_boot_epoch("gpu-01") for _ in range(3)] == [1, 2, 3]
-
-    store.close()
-    again = Store(store.path)
-    assert again.next_boot_epoch("gpu-01") == 4
-    with pytest.raises(LookupError, match="gpu-02"):
-        again.next_boot_epoch("gpu-02")
-    again.close()

@@ -13,12 +13,13 @@ from trio.testing import wait_all_tasks_blocked
 from easyremote.errors import EasyRemoteError
 from easyremote.handlers import LinkHandler, StreamHandler
 from easyremote.link import Link
-from easyremote.node.agent_calls import NESTED_WAIT_S, CallState, DispatchedCall, NestedCall
+from easyremote.node.agent_calls import CallState, DispatchedCall
+from easyremote.node.agent_nested import NESTED_WAIT_S, NestedCall
 from easyremote.node.pools import MainPool, ReplicaPool
 from easyremote.node.process import ExitStatus
 from easyremote.node.workers import WorkerState
 from easyremote.outbox import Outbox
-from easyremote.relay import Buffers
+from easyremote.flow import Buffers
 from easyremote.stream import Stream
 from easyremote.timers import Timers
 from easyremote.transport import memory_stream_pair
@@ -527,7 +528,7 @@ async def test_nested_call_and_its_result_pass(autojump_clock: trio.abc.Clock) -
     """A nested call reaches the gateway as it was said, and its result comes back."""
     async with rig_of() as rig:
         caller = await rig.nest()
-        rig.nested.give(rig.agent_up)
+        rig.nested.give(rig.agent_up, 1)
         await wait_all_tasks_blocked()
         (callee,) = rig.callees
         stream_of(callee).send(Result(0, 0.5, b"\x01", []), end=True)
@@ -558,7 +559,7 @@ async def test_nested_call_of_a_lost_gateway(autojump_clock: trio.abc.Clock) -> 
     """A nested call whose gateway vanished may have run, and says so."""
     async with rig_of() as rig:
         caller = await rig.nest()
-        rig.nested.give(rig.agent_up)
+        rig.nested.give(rig.agent_up, 1)
         await wait_all_tasks_blocked()
         rig.gateway.stream.close_now()
         await trio.sleep(1)
@@ -571,7 +572,7 @@ async def test_nested_call_of_a_dead_worker_is_cancelled(autojump_clock: trio.ab
     """When the worker that made a nested call dies, the gateway is asked to stop it."""
     async with rig_of() as rig:
         await rig.nest()
-        rig.nested.give(rig.agent_up)
+        rig.nested.give(rig.agent_up, 1)
         await wait_all_tasks_blocked()
         (callee,) = rig.callees
         rig.worker_link.stream.close_now()

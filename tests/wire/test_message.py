@@ -12,7 +12,7 @@ from easyremote.wire.errors import CODES, CodecError, ErrorCode
 
 EXAMPLES: list[ms.Message] = [
     ms.Call(b"i" * 16, "f", None, {"priority": 1}, 10, 0, 1, b"", b"\x80", []),
-    ms.Call(b"i" * 16, "f", ["a", "b"], {}, None, 1, 0, b"t" * 16, None, [5, 7]),
+    ms.Call(b"i" * 16, "f", ["a", "b"], {}, None, 1, 0, b"t" * 16, None, [5, 7], 3),
     ms.Dispatch(b"i" * 16, "f", "alice", ["member"], 10, 0, 0, b"g", 1, {"depth": 1}, b"", []),
     ms.Item(0, 0, b"\x01", []),
     ms.ItemsEnd(1, None),
@@ -41,6 +41,9 @@ def test_messages_arrive_as_they_were_said(message: Any) -> None:
     longer = cbor.encode_frame([*message, "new", 1])
     assert ms.decode(type(message), longer) == message
     assert ms.BY_KIND[ms.kind_of(message)] is type(message)
+    defaults = type(message)._field_defaults
+    older = cbor.encode_frame(list(message)[: len(message) - len(defaults)])
+    assert ms.decode(type(message), older) == message._replace(**defaults)
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda m: type(m).__name__)
@@ -55,8 +58,9 @@ def test_every_field_is_checked(message: Any) -> None:
             fields[index] = 1.5 if not isinstance(message, ms.Failure) else "x"
         with pytest.raises(CodecError):
             ms.decode(type(message), cbor.encode_frame(fields))
+    required = len(message) - len(type(message)._field_defaults)
     with pytest.raises(CodecError):
-        ms.decode(type(message), cbor.encode_frame(list(message)[:-1]))
+        ms.decode(type(message), cbor.encode_frame(list(message)[: required - 1]))
     with pytest.raises(CodecError):
         ms.decode(type(message), cbor.encode_frame([[]])[1:] + b"\x01")
 

@@ -1,0 +1,71 @@
+"""A call that goes out once more: under its own id after a loss, as a new attempt after a failure.
+
+Theory. These are two things. A call whose link was lost is still the same call: it is submitted
+again under its id, and the gateway knows it, or finds out which node has it. An attempt that has
+failed is over, and what is made again is another call, with an id of its own, for the same future.
+
+Rules of this file. Io thread only. Whether, is decided in `retry.py`; what is sent, in `call.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..errors import EasyRemoteError, GatewayUnreachableError, TaskCancelledError
+from ..wire.message import Call, decode, encode
+from .ids import new_id
+from .retry import NEVER, REGISTERED_IDEMPOTENT, pause_s
+
+if TYPE_CHECKING:
+    from .call import OutgoingCall
+
+
+def settle_or_repeat(call: OutgoingCall, error: BaseException, *, idempotent: bool = False) -> None:
+    """An attempt has failed: make another one if that is allowed, else that was the outcome.
+
+    Args:
+        call: The call.
+        error: How it failed.
+        idempotent: Whoever registered the function says that it may run twice.
+    """
+    policy = call.retry
+    if policy is None:
+        policy = REGISTERED_IDEMPOTENT if idempotent else NEVER
+    session = call.session
+    once = policy.attempts_max == 1 or call.speaks_on or call.cancelling or session.closed
+    if once or not policy.allows(error, call.attempts, idempotent=idempotent):
+        call.settle(error=error)
+        return
+    pause = pause_s(error, call.attempts, session.rng)
+    too_late = call.deadline is not None and time.monotonic() + pause >= call.deadline
+    if too_late or not session.throttle.failed():
+        call.settle(error=error)
+        return
+    call.begin_again(new_id())
+    session.timers.after(pause, partial(_go, call, error))
+
+
+def _go(call: OutgoingCall, error: BaseException) -> None:
+    if call.future is None:
+        return
+    if call.cancelling:
+        call.settle(error=error)
+    else:
+        call.session.hold(call)
+
+
+def with_new_id(payload: bytes, call_id: bytes) -> bytes:
+    """Return an encoded call under another id."""
+    return encode(decode(Call, payload)._replace(call_id=call_id, since=0))
+
+
+def lost_for_good(call: OutgoingCall, error: EasyRemoteError) -> EasyRemoteError:
+    """Return the error of a call whose link did not come back."""
+    cls: type[EasyRemoteError] = GatewayUnreachableError
+    if call.cancelling:
+        cls = TaskCancelledError
+    lost = cls(f"{call.function}: the link was lost: {error}")
+    lost.may_have_run = call.may_have_run()
+    return lost

@@ -1,0 +1,100 @@
+"""Which boots of which nodes hold calls: what a gateway must know that was started anew.
+
+Theory. A call that was given to a node may run there although nobody at the gateway remembers it.
+After a restart the gateway asks the nodes; so it must know on the disk whom to ask, before it gives
+the first call to a node. A node counts as online from its first link until it has been away for so
+long that none of its callers waits any more. The number of a boot, its epoch, fences: grants of
+an earlier one are void. The same agent that comes back keeps its epoch.
+
+Rules of this file. 1) Functions over an open `Database`, run inside its transactions. 2) Wall time
+decides nothing but how fresh a boot is, and a clock that jumped makes everything look fresh.
+
+Source. decisions.md 9.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .database import Database
+
+LOST_BEFORE = "lost_before"
+
+
+class Boots(NamedTuple):
+    """What the disk says about nodes when a gateway starts."""
+
+    online: frozenset[str]
+    """Nodes that may hold calls of earlier starts."""
+    changed: bool
+    """Some node was itself started anew so lately that callers of its lost calls still wait."""
+    lost_before: int
+    """Incarnation before which nobody can say any more what became of a call."""
+
+
+def boot_of(store: Database, node_id: str) -> bytes:
+    """Return the boot of a node's agent that was let in last; empty for none."""
+    found = store.rows("SELECT boot FROM nodes WHERE node_id = ?", node_id)
+    return bytes(found[0][0]) if found else b""
+
+
+def take_boot(store: Database, node_id: str, boot: bytes) -> int:
+    """Write down that a boot of a node's agent is here; return its epoch.
+
+    Args:
+        store: The store.
+        node_id: An enrolled node.
+        boot: Names the run of its agent; an empty one is always another one.
+
+    Raises:
+        LookupError: There is no such node.
+    """
+    with store.transaction() as connection:
+        found = store.rows("SELECT boot, boot_epoch FROM nodes WHERE node_id = ?", node_id)
+        if not found:
+            raise LookupError(f"no node {node_id!r} is enrolled")
+        known, epoch = bytes(found[0][0]), int(found[0][1])
+        if boot and known == boot:
+            connection.execute("UPDATE nodes SET online = 1 WHERE node_id = ?", (node_id,))
+            return epoch
+        # The first boot of all has no calls before it.
+        booted_at = store.clock() if epoch else 0.0
+        connection.execute(
+            "UPDATE nodes SET boot = ?, boot_epoch = ?, booted_at = ?, online = 1 "
+            "WHERE node_id = ?",
+            (boot, epoch + 1, booted_at, node_id),
+        )
+        return epoch + 1
+
+
+def mark_offline(store: Database, node_ids: list[str], lost_before: int = 0) -> None:
+    """Write down that nobody waits for calls of these nodes any more.
+
+    Args:
+        store: The store.
+        node_ids: The nodes.
+        lost_before: Where they never said what they held: the incarnation that waited for them.
+    """
+    with store.transaction() as connection:
+        connection.executemany(
+            "UPDATE nodes SET online = 0 WHERE node_id = ?", [(one,) for one in node_ids]
+        )
+        if lost_before:
+            store.set_meta(LOST_BEFORE, str(lost_before))
+
+
+def read_boots(store: Database, fresh_s: float) -> Boots:
+    """Return what a gateway that starts must know.
+
+    Args:
+        store: The store.
+        fresh_s: How long callers wait for calls of a boot that is over.
+    """
+    rows = store.rows("SELECT node_id, booted_at FROM nodes WHERE online = 1 OR booted_at > 0")
+    since = store.clock() - fresh_s
+    online = store.rows("SELECT node_id FROM nodes WHERE online = 1")
+    return Boots(
+        frozenset(str(row[0]) for row in online),
+        any(booted_at >= since for _, booted_at in rows if booted_at),
+        int(store.get_meta(LOST_BEFORE) or 0),
+    )

@@ -1,0 +1,78 @@
+"""The gauges of a gateway: what a token holder may read to see that it is well.
+
+Theory. A gauge is a number that goes up and comes down again. Whoever loads a gateway reads them
+before, meanwhile and after: connections, streams, calls, bytes, tasks and descriptors must come
+back to where they were. The names are part of the interface: programs and tests go by them.
+
+    connections        peers that are connected, let in or not
+    streams            open streams of all of them
+    calls_pending      calls without an outcome: waiting, at a node, or held
+    calls_queued       those of them that wait for a node
+    calls_held         those that wait for nodes to come back after a restart
+    calls_running      calls that nodes were given and have not done with
+    calls_parked       calls whose callers are away: going on, or ended and kept for them
+    bytes_buffered     bytes of calls in our memory
+    bytes_parked       bytes of outcomes that are kept for callers who are away
+    trio_tasks, threads, open_fds, rss_bytes, cpu_s     of the process
+    uptime_s, incarnation, nodes_awaited, draining      of this start
+
+Rules of this file. 1) Reading costs no more than a look at each call. What the system must be
+asked for is asked at most twice a second, however many ask us. 2) Nothing here names anybody.
+
+Source. promises.md, section 6, point 12.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    from .core import Gateway
+
+SYSTEM_EVERY_S = 0.5
+
+
+class _Process:
+    """What the system says about this process, asked now and then."""
+
+    def __init__(self) -> None:
+        self._asked_at = -1.0
+        self._known: dict[str, Any] = {}
+
+    def gauges(self) -> dict[str, Any]:
+        now = time.monotonic()
+        if now - self._asked_at >= SYSTEM_EVERY_S:
+            self._asked_at, self._known = now, self._ask()
+        return self._known
+
+    def _ask(self) -> dict[str, Any]:
+        process = psutil.Process()
+        with process.oneshot():
+            times = process.cpu_times()
+            return {
+                "rss_bytes": process.memory_info().rss,
+                "open_fds": process.num_fds() if hasattr(process, "num_fds") else None,
+                "cpu_s": times.user + times.system,
+                "threads": threading.active_count(),
+            }
+
+
+_process = _Process()
+
+
+def gauges(gateway: Gateway) -> dict[str, Any]:
+    """Return all gauges of a gateway, and what identifies it."""
+    dispatcher, recovery = gateway.dispatcher, gateway.recovery
+    return {
+        **gateway.status(),
+        "calls_held": len(dispatcher.returning.held),
+        "calls_parked": len(dispatcher.parking),
+        "bytes_parked": dispatcher.parking.bytes_kept,
+        "nodes_awaited": len(recovery.expected),
+        "incarnation": gateway.state.incarnation,
+        **_process.gauges(),
+    }

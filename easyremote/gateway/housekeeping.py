@@ -1,0 +1,45 @@
+"""What is looked at now and then: calls that nobody fetches, takes, or could run.
+
+Rules of this file. 1) What is found is settled by the dispatcher. 2) Time is an argument.
+
+Source. decisions.md 15; promises.md `STALL_TIMEOUT`, `RESULT_TTL`, `CLIENT_GRACE`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .dispatcher import Dispatcher
+
+
+def keep_house(dispatcher: Dispatcher, now: float) -> None:
+    """Give up what has waited long enough.
+
+    Args:
+        dispatcher: All calls.
+        now: On trio's clock.
+    """
+    for call in dispatcher.parking.expired(now):
+        dispatcher.drop(call)
+    _drop_stalled(dispatcher, now)
+    _drop_stranded(dispatcher, now)
+
+
+def _drop_stalled(dispatcher: Dispatcher, now: float) -> None:
+    """Give up the calls whose callers have left bytes untouched for too long."""
+    running = [c for caller in dispatcher.callers.values() for c in caller.calls.values()]
+    for call in [*running, *dispatcher.leaving]:
+        if call.stuck_since(now, dispatcher.limits.stall_s) and call.opened_on is not None:
+            dispatcher.give_up_stalled(call)
+
+
+def _drop_stranded(dispatcher: Dispatcher, now: float) -> None:
+    """Give up the calls that wait while no connected node could run them."""
+    for pool in dispatcher.registry.stranded():
+        since = pool.stranded_since
+        if since is None:
+            pool.stranded_since = now
+        elif now - since >= dispatcher.limits.offline_grace_s:
+            for call in pool.queue.calls():
+                dispatcher.give_up_stranded(call, pool.name)

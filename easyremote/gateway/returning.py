@@ -1,0 +1,262 @@
+"""Calls that are taken up again: by a caller that lost its link, and after a restart.
+
+Theory. A caller that comes back submits its call under the same id and gets the very call that it
+had; if its old link still looks open, the new stream takes that one's place, for a peer that
+lost its link knows so before we do. After a restart the calls themselves come back, with their
+nodes: each one that a node lists with a valid grant is a call again, parked for its caller as if
+that had just lost its link. What is submitted before it is known whether some node has it is held
+until that is known (`recovery.py`). So are calls of functions that nobody offers yet: their nodes
+are on their way.
+
+Rules of this file. 1) A grant decides whether a node has a call; the token in the grant, whose it
+is. 2) What a node still runs and nobody may ask for any more is stopped there.
+
+Source. decisions.md 9 and 15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..handlers import StreamHandler
+from ..log import Log
+from ..wire.errors import ErrorCode, RemoteProtocolError
+from ..wire.message import CODEC_PLAIN, FLAG_ATTACH, FLAG_STREAM, Call, Dispatch, Kind, encode
+from .admission import check_same_call
+from .calls import CallInput, CallState, GatewayCall
+from .recovery import HeldCall, Recovery, Verdict
+from .routing import Refused, route
+
+if TYPE_CHECKING:
+    from ..identity.role import Principal
+    from .dispatcher import Dispatcher
+    from .registry import NodeRecord
+
+_log = Log("gateway")
+
+INTERRUPT, GRACE_MS = 1, 5000
+VOID_GRANTS_MAX = 10
+"""Held calls with void grants after which a node's link is ended."""
+AWAY_CODES = frozenset({ErrorCode.NOT_FOUND, ErrorCode.NO_NODE})
+"""Refusals that may be wrong while nodes are on their way back."""
+
+
+class Returning:
+    """The calls that are taken up again.
+
+    Attributes:
+        held: Calls that wait until it is known whether a node has them.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, recovery: Recovery,
+        principal_of: Callable[[str], Principal | None],
+    ) -> None:  # fmt: skip
+        """Take calls up for a dispatcher.
+
+        Args:
+            dispatcher: All calls.
+            recovery: What is known of calls from before this start.
+            principal_of: Says whose token an id names, None if it is not good.
+        """
+        self._dispatcher = dispatcher
+        self._recovery = recovery
+        self._principal_of = principal_of
+        self.held: dict[GatewayCall, None] = {}
+
+    # ---- a caller comes back -----------------------------------------------------------------
+
+    def take_up(self, existing: GatewayCall, call: GatewayCall) -> GatewayCall:
+        """Let the stream of a call that was submitted again have the call that is there.
+
+        Raises:
+            Refused: It is another call, or cannot be taken up.
+        """
+        dispatcher, up = self._dispatcher, call.up
+        assert up is not None
+        if not existing.adopted and not call.message.flags & FLAG_ATTACH:
+            check_same_call(existing, call)
+        if existing.message.flags & FLAG_STREAM:
+            raise Refused(
+                ErrorCode.GATEWAY_LOST, "items of this stream were lost with the old link",
+                may_have_run=True,
+            )  # fmt: skip
+        old = existing.up
+        if old is not None:
+            if old.link is up.link:
+                raise Refused(ErrorCode.BAD_ARGUMENT, "this call id is in use on another stream")
+            if not existing.goes_on_without_caller:
+                raise Refused(
+                    ErrorCode.GATEWAY_LOST, "part of the outcome was lost with the old link",
+                    may_have_run=True,
+                )  # fmt: skip
+            existing.detach_up()
+            existing.opened_on = None
+            old.reset(ErrorCode.GATEWAY_LOST, "its caller came back on another link")
+            old.release()
+        call.up = None
+        dispatcher.parking.leave(existing)
+        existing.opened_on = up
+        existing.attach_up(up)
+        if existing.state is CallState.SETTLED and existing.offer is None:
+            dispatcher.finish(existing)
+        else:
+            up.accept()
+            if existing.state is CallState.STARTED:
+                up.started()
+        return existing
+
+    # ---- a call comes before its node ----------------------------------------------------------
+
+    def must_wait(self, call: GatewayCall) -> bool:
+        """Return whether a call is of an earlier start and it is not known whether a node has it.
+
+        Raises:
+            Refused: It is known that its outcome will not come.
+        """
+        message, recovery = call.message, self._recovery
+        if message.flags & FLAG_ATTACH:
+            if not recovery.waiting:
+                raise no_such_call()
+            return True
+        if message.since in (0, recovery.incarnation):
+            return False
+        verdict = recovery.judge(message.call_id, message.since, trio.current_time())
+        if verdict is Verdict.LOST:
+            raise lost_call()
+        return verdict is Verdict.WAIT
+
+    def may_be_on_its_way(self, refused: Refused) -> bool:
+        """Return whether a refusal may be wrong because nodes have not come back yet."""
+        return self._recovery.waiting and refused.code in AWAY_CODES
+
+    def hold(self, call: GatewayCall) -> None:
+        """Let a call wait until it is known who has it, or who could run it.
+
+        Raises:
+            Refused: Too many calls wait.
+        """
+        if len(self.held) >= self._dispatcher.limits.queued_max:
+            raise Refused(
+                ErrorCode.OVERLOADED, "the gateway was just restarted; try again later",
+                retry_after_s=5.0, may_have_run=bool(call.message.since),
+            )  # fmt: skip
+        call.step(CallInput.HOLD)
+        self.held[call] = None
+
+    def judge_held(self) -> None:
+        """Somebody has spoken, or nobody will: decide about the calls that wait."""
+        for call in list(self.held):
+            if call.state is CallState.HELD:
+                self._judge(call)
+
+    def _judge(self, call: GatewayCall) -> None:
+        dispatcher = self._dispatcher
+        try:
+            if self.must_wait(call):
+                return
+            pool = route(dispatcher.registry, call.principal, call.message)
+            self.held.pop(call)
+            dispatcher.placer.place(call, pool)
+        except Refused as refused:
+            if not self.may_be_on_its_way(refused):
+                dispatcher.lose_held(call, refused)
+
+    # ---- a node comes back ---------------------------------------------------------------------
+
+    def node_spoke(self, record: NodeRecord, held: list[HeldCall], spent: bytes) -> None:
+        """A node has registered, and says which calls it has and has had.
+
+        Raises:
+            RemoteProtocolError: It claims calls that it was not given.
+        """
+        grants = record.grants
+        assert grants is not None
+        void = 0
+        for one in held:
+            if grants.good(one.grant, one.call_id, one.attempt, one.depth, one.token):
+                self._adopt(record, one)
+            else:
+                void += 1
+        if void:
+            _log.warning("a node claims calls without a grant", node_id=record.node_id, calls=void)
+            if void >= VOID_GRANTS_MAX:
+                raise RemoteProtocolError(ErrorCode.ABUSE, "held calls need a valid grant")
+        self._recovery.spoke(record.node_id, spent, same_boot=record.same_boot)
+        self.judge_held()
+
+    def _adopt(self, record: NodeRecord, one: HeldCall) -> None:
+        """Make a call of what a node still has."""
+        dispatcher, link = self._dispatcher, record.link
+        assert link is not None
+        if link.streams_available <= 0:
+            _log.warning("no room to take a call up again", call_id=one.call_id.hex())
+            return
+        principal = self._principal_of(one.token)
+        offer = record.offers.get(one.function)
+        call = None if principal is None else self._call_for(principal, one)
+        payload = encode(
+            Dispatch(
+                one.call_id, one.function, "", [], None, CODEC_PLAIN, one.flags | FLAG_ATTACH,
+                one.grant, one.attempt, {}, None, [],
+            )
+        )  # fmt: skip
+        if call is None or offer is None:
+            # Its caller is gone for good, or has an outcome already.
+            down = link.open_encoded(Kind.DISPATCH, payload, handler=StreamHandler(), end=True)
+            down.cancel(INTERRUPT, GRACE_MS)
+            return
+        down = link.open_encoded(Kind.DISPATCH, payload, handler=call, end=True)
+        call.attempt = one.attempt
+        self.held.pop(call, None)
+        call.hear_no_more()
+        dispatcher.placer.given(call, offer, down, CallInput.ATTACH)
+        _log.info(
+            "call taken up again after the restart", call_id=one.call_id.hex(),
+            function=one.function, node_id=record.node_id, principal=call.principal.user,
+        )  # fmt: skip
+
+    def _call_for(self, principal: Principal, one: HeldCall) -> GatewayCall | None:
+        """Return the call that a node has: one that waits for it, or a new one without a caller."""
+        dispatcher, now = self._dispatcher, trio.current_time()
+        caller = dispatcher.caller(principal.user)
+        existing = caller.calls.get(one.call_id)
+        if existing is not None:
+            return existing if existing.state is CallState.HELD else None
+        if caller.was_over(one.call_id):
+            return None
+        message = Call(
+            one.call_id, one.function, None, {}, None, CODEC_PLAIN, one.flags, b"", None, []
+        )
+        call = GatewayCall(dispatcher, message, None, more=False, end=True)
+        call.adopted = True
+        call.principal, call.caller, call.depth = principal, caller, one.depth
+        caller.calls[one.call_id] = call
+        dispatcher.calls_total += 1
+        dispatcher.parking.away(call, now)
+        if one.deadline_ms is not None:
+            call.deadline = now + one.deadline_ms / 1000.0
+            dispatcher.timers.at(call.deadline, call, CallInput.EXPIRE)
+        return call
+
+
+def lost_call() -> Refused:
+    """Return the refusal of a call whose outcome was lost with an earlier start."""
+    return Refused(
+        ErrorCode.GATEWAY_LOST,
+        "the gateway was restarted, and the outcome of this call was lost; it may have run. If it "
+        "may run twice, call it again (or declare it idempotent=True, then that is done for you)",
+        may_have_run=True,
+    )
+
+
+def no_such_call() -> Refused:
+    """Return the refusal to attach to a call that is not there."""
+    return Refused(
+        ErrorCode.NOT_FOUND,
+        "No call of yours has this id: it has ended and its result was fetched or given up, or it "
+        "was made by another user",
+    )

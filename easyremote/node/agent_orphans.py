@@ -1,0 +1,154 @@
+"""Calls that outlive their gateway, and what is remembered of all calls, so that none runs twice.
+
+Theory. A gateway that is restarted has forgotten every call, but the work goes on here. Each call
+that was given whole waits for the gateway to come back, holding what it has to say within the
+window of its stream; so a result that is ready is not lost. To the new gateway the node says
+which calls it has, each with the grant by which it was given, and which ones it has had: a call of
+these must not be given to anybody again. To the *same* gateway nothing is said: it has told its
+callers that the calls were lost when the link was, and an outcome does not change.
+
+Rules of this file. 1) Agent thread only. 2) A call waits for a bounded time, unless it is detached
+and still running.
+
+Source. decisions.md 9, 15; promises.md `ORPHAN_TTL`, `RESULT_TTL`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ..log import Log
+from ..wire.errors import ErrorCode
+from ..wire.message import FLAG_ATTACH, FLAG_DETACHED, Dispatch, Failure
+
+if TYPE_CHECKING:
+    from ..handlers import StreamHandler
+    from ..stream import Stream
+    from ..timers import Timers
+    from .agent_calls import DispatchedCall
+
+_log = Log("node")
+
+ORPHAN_TTL_S = 120.0
+"""How long calls go on without a gateway, and results wait for one."""
+RESULT_TTL_S = 600.0
+"""How long the result of a detached call waits."""
+SPENT_S = 180.0
+"""How long ids of calls that are over are told to a gateway: callers wait 120 s for one, after up
+to 60 s in which they may have left their outcome untouched."""
+GIVEN_MAX = 16_384
+"""Calls that are remembered as given, so that none is begun a second time."""
+
+
+class Orphanage:
+    """The calls without a gateway, and the ids of all calls.
+
+    Attributes:
+        ttl_s: How long a call waits for a gateway.
+    """
+
+    def __init__(self, timers: Timers, ttl_s: float = ORPHAN_TTL_S) -> None:
+        self._timers = timers
+        self.ttl_s = ttl_s
+        self._orphans: dict[bytes, DispatchedCall] = {}
+        self._given: OrderedDict[tuple[bytes, int], float] = OrderedDict()
+
+    def __contains__(self, call: DispatchedCall) -> bool:
+        return self._orphans.get(call.call_id) is call
+
+    def __len__(self) -> int:
+        return len(self._orphans)
+
+    # ---- what was given ------------------------------------------------------------------------
+
+    def was_given(self, message: Dispatch) -> bool:
+        """Remember a call; True if the same attempt of it came before."""
+        key = message.call_id, message.attempt
+        if key in self._given:
+            return True
+        self._remember(key)
+        return False
+
+    def over(self, call: DispatchedCall) -> None:
+        """A call has its outcome: from now on it is remembered for as long as anybody may ask."""
+        self._remember((call.call_id, call.attempt))
+
+    def _remember(self, key: tuple[bytes, int]) -> None:
+        self._given.pop(key, None)
+        self._given[key] = trio.current_time()
+        if len(self._given) > GIVEN_MAX:
+            self._given.popitem(last=False)
+
+    # ---- orphans -------------------------------------------------------------------------------
+
+    def take(self, call: DispatchedCall) -> None:
+        """The gateway of a call is gone."""
+        self._orphans[call.call_id] = call
+        self._watch(call, self.ttl_s)
+
+    def _watch(self, call: DispatchedCall, after_s: float) -> None:
+        def too_late() -> None:
+            if call not in self:
+                return
+            if call.flags & FLAG_DETACHED and not call.down_ended:
+                self._watch(call, RESULT_TTL_S)
+                return
+            _log.warning(
+                "call given up, no gateway came for it", call_id=call.call_id.hex(),
+                function=call.function,
+            )  # fmt: skip
+            self._drop(call)
+
+        self._timers.at(trio.current_time() + after_s, too_late)
+
+    def _drop(self, call: DispatchedCall) -> None:
+        del self._orphans[call.call_id]
+        call.forsake()
+
+    def attach(self, stream: Stream, message: Dispatch) -> StreamHandler | None:
+        """Let a gateway that came back have a call; None if it is not here."""
+        call = self._orphans.get(message.call_id)
+        if call is None or call.attempt != message.attempt:
+            return None
+        del self._orphans[message.call_id]
+        call.reattach(stream)
+        return call
+
+    def drop_all(self) -> None:
+        """The gateway that had given the calls has told their callers that they are lost."""
+        for call in list(self._orphans.values()):
+            self._drop(call)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return what is told to a gateway that was started anew."""
+        since = trio.current_time() - SPENT_S
+        spent = b"".join(
+            call_id
+            for (call_id, _), at in self._given.items()
+            if at >= since and call_id not in self._orphans
+        )
+        return {"held": [_listed(call) for call in self._orphans.values()], "spent": spent}
+
+
+def _listed(call: DispatchedCall) -> dict[str, Any]:
+    context = call.context
+    return {
+        "call_id": call.call_id,
+        "attempt": call.attempt,
+        "grant": call.grant,
+        "token": context.get("token", ""),
+        "depth": context.get("depth", 0),
+        "function": call.function,
+        "flags": call.flags & ~FLAG_ATTACH,
+        "deadline_ms": call.deadline_ms,
+    }
+
+
+def refuse_attach(stream: Stream, message: Dispatch) -> None:
+    """Say that a call which a gateway wants to have back is not here any more."""
+    reason = f"the call of {message.function} is no longer on this node; its outcome was lost"
+    stream.send(Failure(int(ErrorCode.GATEWAY_LOST), reason, True, None, {}), end=True)
+    stream.release()
