@@ -39,8 +39,9 @@ class GatewayLimits:
     """How long calls of a client that vanished without a goodbye go on."""
     offline_grace_s: float = 30.0
     """How long queued calls wait for a node to come back when none is left: two leases."""
-    cancel_slack_s: float = 2.0
-    """Time beyond the grace of a cancel in which its outcome must come."""
+    cancel_slack_s: float = 1.5
+    """Time beyond the grace of a cancel in which its node must settle it: a second for the body to
+    unwind and some for the way. The caller is promised two seconds, and there is a way back."""
     depth_max: int = 32
     """Nested calls: how deep."""
     attempts_max: int = 5
