@@ -1,0 +1,378 @@
+"""Calls from before a restart: who gets them back, and who is told that they are lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from easyremote.gateway.offer import BadOffer
+from easyremote.gateway.recovery import ASKED_S, RETURN_S, read_held
+from easyremote.wire.errors import ErrorCode
+from easyremote.wire.message import (
+    FLAG_ATTACH,
+    FLAG_DETACHED,
+    Call,
+    Result,
+)
+
+from .peers import Client, Given, Node, Probe, World, function, new_id, open_world
+
+BOOT = b"boot-of-node-one"
+
+
+@pytest.fixture
+def state(home: Path, tmp_path: Path) -> Path:
+    """Return the folder of a gateway that is started several times."""
+    return tmp_path / "state"
+
+
+def held(given: Given, **changed: Any) -> dict[str, Any]:
+    """Return what an honest node lists of a call that it was given."""
+    dispatch = given.dispatch
+    return {
+        "call_id": dispatch.call_id,
+        "attempt": dispatch.attempt,
+        "grant": dispatch.grant,
+        "token": dispatch.context["token"],
+        "depth": dispatch.context["depth"],
+        "function": dispatch.function,
+        "flags": dispatch.flags,
+        "deadline_ms": dispatch.deadline_ms,
+        **changed,
+    }
+
+
+class Before:
+    """What was there before the restart."""
+
+    token: str
+    call_id: bytes
+    given: Given
+
+
+async def before_restart(state: Path, **options: Any) -> Before:
+    """Start a gateway, give one call to a node, and lose the gateway without a word."""
+    was = Before()
+    async with open_world(state) as world:
+        was.token = world.token("member", "alice")
+        node = await world.node("n1", function("f", slots=4), boot=BOOT)
+        client = await world.client(token=was.token)
+        was.call_id = new_id()
+        client.call("f", call_id=was.call_id, **options)
+        was.given = await node.wait_given()
+    return was
+
+
+def again(client: Client, was: Before, since: int = 1, **more: Any) -> Probe:
+    """Submit the call again, as its client does after a restart."""
+    probe = Probe()
+    fields: dict[str, Any] = {"function": "f", "flags": 0, **more}
+    message = Call(
+        was.call_id, fields["function"], None, {}, None, 0, fields["flags"], b"", b"args", [], since
+    )
+    probe.stream = client.link.open(message, handler=probe, end=True)
+    return probe
+
+
+async def node_back(world: World, was: Before, *calls: dict[str, Any], **more: Any) -> Node:
+    """Let the node of before come back with the calls that it has."""
+    return await world.node(
+        "n1", function("f", slots=4), boot=BOOT, held=list(calls), spent=more.get("spent", b"")
+    )
+
+
+@pytest.mark.parametrize("first", ["node", "client"])
+async def test_a_running_call_is_attached(
+    state: Path, autojump_clock: MockClock, first: str
+) -> None:
+    """Whoever comes back first: the call goes on, its real result arrives, nothing runs twice."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        if first == "node":
+            node = await node_back(world, was, held(was.given))
+            outcome = again(await world.client(token=was.token), was)
+        else:
+            outcome = again(await world.client(token=was.token), was)
+            await outcome.until(lambda: outcome.accepted)
+            node = await node_back(world, was, held(was.given))
+        attached = await node.wait_given()
+        assert attached.dispatch.flags & FLAG_ATTACH
+        assert attached.dispatch.body is None
+        attached.answer(b"real")
+
+        assert (await outcome.outcome()).body == b"real"
+        assert len(node.given) == 1
+        await trio.testing.wait_all_tasks_blocked()
+        assert world.gateway.status()["calls_pending"] == 0
+        assert world.gateway.registry.nodes["n1"].groups["main"].busy == 0
+
+
+async def test_a_call_that_nobody_had_is_placed(state: Path, autojump_clock: MockClock) -> None:
+    """It was queued when the gateway died: it runs now, once, when all nodes have spoken."""
+    was = await before_restart(state)
+    was.call_id = new_id()
+    async with open_world(state) as world:
+        outcome = again(await world.client(token=was.token), was)
+        await outcome.until(lambda: outcome.accepted)
+        node = await node_back(world, was)
+        given = await node.wait_given()
+        assert not given.dispatch.flags & FLAG_ATTACH
+        given.answer(b"first time")
+
+        assert (await outcome.outcome()).body == b"first time"
+
+
+async def test_a_call_that_was_over_is_not_run_again(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """Its result died with the gateway: an honest loss, and no second run."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        outcome = again(await world.client(token=was.token), was)
+        node = await node_back(world, was, spent=was.call_id)
+        failure = await outcome.outcome()
+
+        assert failure.code == ErrorCode.GATEWAY_LOST
+        assert failure.maybe_executed is True
+        assert node.given == []
+
+
+async def test_a_node_that_does_not_come_back(state: Path, autojump_clock: MockClock) -> None:
+    """It may have the call: after a bounded time the call is lost, also for later starts."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        begin = trio.current_time()
+        outcome = again(await world.client(token=was.token), was)
+        failure = await outcome.outcome()
+        assert failure.code == ErrorCode.GATEWAY_LOST
+        assert failure.maybe_executed is True
+        assert trio.current_time() - begin <= RETURN_S + 2.0
+        await trio.sleep(2.0)
+    async with open_world(state) as world:
+        node = await world.node("n2", function("f"))
+        failure = await again(await world.client(token=was.token), was).outcome()
+        assert failure.code == ErrorCode.GATEWAY_LOST
+        assert node.given == []
+
+
+async def test_a_node_that_was_restarted_too(state: Path, autojump_clock: MockClock) -> None:
+    """Its new boot remembers nothing, so nobody knows whether the call has run."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        outcome = again(await world.client(token=was.token), was)
+        node = await world.node("n1", function("f"), boot=b"another boot")
+        failure = await outcome.outcome()
+
+        assert failure.code == ErrorCode.GATEWAY_LOST
+        assert failure.maybe_executed is True
+        assert node.given == []
+
+
+async def test_a_node_lost_shortly_before_the_gateway(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """Its calls were settled as lost. Their callers may not have heard: they never run again."""
+    was = Before()
+    async with open_world(state) as world:
+        was.token = world.token("member", "alice")
+        node = await world.node("n1", function("f"), boot=BOOT)
+        client = await world.client(token=was.token)
+        was.call_id = new_id()
+        client.call("f", call_id=was.call_id)
+        await node.wait_given()
+        await node.cut()
+        await world.node("n1", function("f"), boot=b"another boot")
+        await trio.sleep(1.0)
+    async with open_world(state) as world:
+        node = await world.node("n1", function("f"), boot=b"another boot")
+        failure = await again(await world.client(token=was.token), was).outcome()
+        assert failure.code == ErrorCode.GATEWAY_LOST
+        assert node.given == []
+
+
+async def test_new_calls_wait_for_their_nodes(state: Path, autojump_clock: MockClock) -> None:
+    """Right after a restart an unknown function may be one whose node is on its way."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        client = await world.client(token=was.token)
+        early, typo = client.call("f"), client.call("no_such_function")
+        await early.until(lambda: early.accepted)
+        node = await node_back(world, was)
+        (await node.wait_given()).answer()
+
+        assert isinstance(await early.outcome(), Result)
+        missing = await typo.outcome()
+        assert missing.code == ErrorCode.NOT_FOUND
+        assert missing.maybe_executed is False
+
+
+async def test_a_held_call_is_cancelled(state: Path, autojump_clock: MockClock) -> None:
+    """It is decided at once, and the node is told to stop when it comes back with it."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        outcome = again(await world.client(token=was.token), was)
+        await outcome.until(lambda: outcome.accepted)
+        assert outcome.stream is not None
+        outcome.stream.cancel(1, 1000)
+        failure = await outcome.outcome()
+        assert failure.code == ErrorCode.CANCELLED
+        assert failure.maybe_executed is True
+
+        node = await node_back(world, was, held(was.given))
+        attached = await node.wait_given()
+        await attached.until(lambda: attached.cancels)
+        attached.fail(ErrorCode.CANCELLED, maybe=True)
+        await trio.testing.wait_all_tasks_blocked()
+        assert world.gateway.status()["calls_pending"] == 0
+
+
+async def test_a_call_that_nobody_asks_for_is_stopped(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """A client that stays away loses its calls after the grace, as without a restart."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        begin = trio.current_time()
+        node = await node_back(world, was, held(was.given))
+        attached = await node.wait_given()
+        await trio.sleep(world.gateway.limits.client_grace_s - 1.0)
+        assert attached.cancels == []
+        await trio.sleep(3.0)
+        assert attached.cancels
+
+        assert trio.current_time() - begin < world.gateway.limits.client_grace_s + 3.0
+
+
+async def test_a_detached_call_runs_to_its_end(state: Path, autojump_clock: MockClock) -> None:
+    """Its result waits, and is found by its id."""
+    was = await before_restart(state, flags=FLAG_DETACHED)
+    async with open_world(state) as world:
+        node = await node_back(world, was, held(was.given))
+        attached = await node.wait_given()
+        await trio.sleep(world.gateway.limits.client_grace_s * 2)
+        assert attached.cancels == []
+        attached.answer(b"kept")
+        await trio.sleep(30.0)
+
+        client = await world.client(token=was.token)
+        found = again(client, was, since=0, function="", flags=FLAG_ATTACH)
+        assert (await found.outcome()).body == b"kept"
+        stranger = await world.client(user="bob")
+        unknown = again(stranger, was, since=0, function="", flags=FLAG_ATTACH)
+        assert (await unknown.outcome()).code == ErrorCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"grant": bytes(16)},
+        {"attempt": 2},
+        {"depth": 1},
+        {"token": "other"},
+        {"call_id": b"x" * 16},
+    ],
+    ids=str,
+)
+async def test_a_grant_is_needed(
+    state: Path, autojump_clock: MockClock, changed: dict[str, Any]
+) -> None:
+    """A node cannot claim a call that it was not given, nor for somebody else."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        node = await node_back(world, was, held(was.given, **changed))
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert node.given == []
+        assert world.gateway.status()["calls_pending"] == 0
+
+
+async def test_a_node_that_claims_many_calls_is_sent_away(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """Ten void grants are no mistake."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        false = [held(was.given, call_id=new_id()) for _ in range(10)]
+        node = await node_back(world, was, *false)
+        await node.over.wait()
+
+        assert node.error is not None
+        assert node.error.code is ErrorCode.ABUSE
+
+
+async def test_a_revoked_caller_gets_nothing_back(state: Path, autojump_clock: MockClock) -> None:
+    """The call of a token that is no longer good is stopped on its node."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        world.gateway.state.store.revoke(was.given.dispatch.context["token"])
+        node = await node_back(world, was, held(was.given))
+        attached = await node.wait_given()
+        await attached.until(lambda: attached.cancels)
+
+
+async def test_the_deadline_goes_on(state: Path, autojump_clock: MockClock) -> None:
+    """A call that comes back has the time that its node says is left, and no more."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        outcome = again(await world.client(token=was.token), was)
+        node = await node_back(world, was, held(was.given, deadline_ms=3000))
+        attached = await node.wait_given()
+        # The call of the client has none of its own here: it was waiting, not made by the node.
+        attached.answer()
+        await outcome.outcome()
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        node = await node_back(world, was, held(was.given, deadline_ms=3000))
+        attached = await node.wait_given()
+        await attached.until(lambda: attached.cancels)
+        assert trio.current_time() <= 30.0 + 3.5
+
+
+async def test_a_link_that_still_looks_open_loses_its_call(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A client knows first that its link is gone: what it submits again there is taken up."""
+    node = await world.node("n1", function("f"))
+    token, call_id = world.token(), new_id()
+    first = (await world.client(token=token)).call("f", call_id=call_id)
+    given = await node.wait_given()
+    second = (await world.client(token=token)).call("f", call_id=call_id)
+    await second.until(lambda: second.accepted)
+    assert first.reset is not None
+    assert first.reset[0] == ErrorCode.GATEWAY_LOST
+    given.answer(b"once")
+
+    assert (await second.outcome()).body == b"once"
+    assert len(node.given) == 1
+
+
+async def test_calls_of_long_ago_are_lost(state: Path, autojump_clock: MockClock) -> None:
+    """What nodes have had is told for a while only; after that, doubt is loss."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        node = await node_back(world, was, spent=was.call_id)
+        await trio.sleep(ASKED_S + 2.0)
+        failure = await again(await world.client(token=was.token), was).outcome()
+
+        assert failure.code == ErrorCode.GATEWAY_LOST
+        assert node.given == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"held": 3}, {"held": [3]}, {"held": [{}]}, {"spent": "x"}, {"spent": b"short"},
+        {"held": [{"call_id": b"i" * 16}]}, {"held": [None] * 70_000},
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_a_malformed_list_is_refused(wrong: dict[str, Any]) -> None:
+    """Everything in it is checked before anything is made of it."""
+    with pytest.raises(BadOffer):
+        read_held(wrong)
+    assert read_held({}) == ([], b"")
