@@ -199,6 +199,11 @@ class DispatchedCall(Relay):
         if self.state is CallState.SETTLED:
             self._release()
 
+    def on_started(self, stream: Stream) -> None:
+        """The body runs."""
+        self.started = self.started or stream is self.down
+        Relay.on_started(self, stream)
+
     def forsake(self) -> None:
         """Nobody wants the outcome any more: stop the work."""
         down, incomplete, held = self.down, self.up_mid, self.state is CallState.HELD
