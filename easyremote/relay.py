@@ -42,6 +42,9 @@ from .wire.message import TERMINAL
 if TYPE_CHECKING:
     from .stream import Stream
 
+BROKEN_ORDER_COST = 10.0
+"""Of the abuse budget, for an answer that is none: ten of them, and the link ends."""
+
 END_ONLY_KIND = 0
 """Kind of a message that says nothing but END."""
 END_ONLY = b"\x80"
@@ -200,6 +203,24 @@ class Relay(StreamHandler):
         else:
             self.up.forward(kind, payload, False, True)
 
+    def half_said(self, now: float, stall_s: float) -> Stream | None:
+        """Return the side that has begun a message and says nothing more of it, if one has.
+
+        Asked again and again; `now` is compared with when something was new last.
+        """
+        if self.up_mid and self._flow_up().is_silent(now, stall_s):
+            return self.up
+        if self.down_mid and self._flow_down().is_silent(now, stall_s):
+            return self.down
+        return None
+
+    def give_callee_up(self, code: ErrorCode, reason: str) -> None:
+        """Have nothing more to do with the callee."""
+        down = self.down
+        assert down is not None
+        down.reset(code, reason)
+        self._gone(down, code, reason, None)
+
     def _flow_up(self) -> Flow:
         if self._from_up is None:
             self._from_up = Flow(self.up, self.buffers)
@@ -259,6 +280,7 @@ class Relay(StreamHandler):
     def _callee_broke(self, down: Stream) -> None:
         """The callee ended without an outcome, or went on after one."""
         down.reset(ErrorCode.STREAM_STATE, "a call ends with its one outcome")
+        down.link.charge(BROKEN_ORDER_COST)
         self._gone(down, ErrorCode.STREAM_STATE, "it broke the order of messages", None)
 
     def _from_caller(self, up: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..flow import Buffers
     from .calls import GatewayCall
 
 REMEMBERED_MAX = 8192
@@ -28,12 +29,14 @@ class Caller:
     Attributes:
         calls: Calls that are not over, by id.
         queued: How many of them wait for a node.
+        buffers: What they hold together.
     """
 
-    __slots__ = ("_older", "_over", "calls", "queued", "user")
+    __slots__ = ("_older", "_over", "buffers", "calls", "queued", "user")
 
-    def __init__(self, user: str) -> None:
+    def __init__(self, user: str, buffers: Buffers) -> None:
         self.user = user
+        self.buffers = buffers
         self.calls: dict[bytes, GatewayCall] = {}
         self.queued = 0
         self._over: dict[bytes, str | None] = {}

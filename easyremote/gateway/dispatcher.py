@@ -87,7 +87,7 @@ class Dispatcher:
         """Return what is kept about a user's calls."""
         found = self.callers.get(user)
         if found is None:
-            found = self.callers[user] = Caller(user)
+            found = self.callers[user] = Caller(user, self.buffers.share(self.limits.user_bytes_max))
         return found
 
     @property
@@ -347,10 +347,10 @@ class Dispatcher:
     def _expire(self, call: GatewayCall) -> None:
         self._settle(call, CallInput.EXPIRE, ErrorCode.DEADLINE, "the deadline passed")
 
-    def give_up_stalled(self, call: GatewayCall) -> None:
-        """A caller leaves bytes of its call untouched."""
+    def give_up_stalled(self, call: GatewayCall, why: str = "the caller takes no bytes") -> None:
+        """A caller leaves bytes of its call untouched, or stopped inside a message."""
         assert call.opened_on is not None
-        call.opened_on.reset(ErrorCode.STALLED, "the caller takes no more bytes")
+        call.opened_on.reset(ErrorCode.STALLED, why)
         self.leaving.pop(call, None)
         if call.over:
             call.mute()

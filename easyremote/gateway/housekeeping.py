@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..wire.errors import ErrorCode
+
 if TYPE_CHECKING:
     from .dispatcher import Dispatcher
 
@@ -27,11 +29,17 @@ def keep_house(dispatcher: Dispatcher, now: float) -> None:
 
 
 def _drop_stalled(dispatcher: Dispatcher, now: float) -> None:
-    """Give up the calls whose callers have left bytes untouched for too long."""
+    """Give up the calls whose callers leave bytes untouched, or that somebody has half said."""
     running = [c for caller in dispatcher.callers.values() for c in caller.calls.values()]
     for call in [*running, *dispatcher.leaving]:
         if call.stuck_since(now, dispatcher.limits.stall_s) and call.opened_on is not None:
             dispatcher.give_up_stalled(call)
+    for call in running:
+        side = None if call.over else call.half_said(now, dispatcher.limits.stall_s)
+        if side is not None and side is call.up:
+            dispatcher.give_up_stalled(call, "the caller stopped in the middle of a message")
+        elif side is not None:
+            call.give_callee_up(ErrorCode.STALLED, "it stopped in the middle of a message")
 
 
 def _drop_stranded(dispatcher: Dispatcher, now: float) -> None:

@@ -33,8 +33,13 @@ class GatewayLimits:
     """Calls of one user that wait: four clients with all the stream credit that they can have."""
     buffered_bytes_max: int = 512 * 1024 * 1024
     """Bytes that calls hold in the gateway before links lose their credit to them."""
+    user_bytes_max: int = 128 * 1024 * 1024
+    """The same for the calls of one user: whoever holds most is the first whose links wait."""
+    clients_user_max: int = 256
+    """Clients of one user that are connected at once; a buffer of 256 KiB belongs to each."""
     stall_s: float = 60.0
-    """How long a caller may leave bytes of its call untouched before the call is given up."""
+    """How long a caller may leave bytes of its call untouched, and how long either side may stop in
+    the middle of a message that it could go on with, before the call is given up."""
     client_grace_s: float = 120.0
     """How long calls of a client that vanished without a goodbye go on."""
     offline_grace_s: float = 30.0

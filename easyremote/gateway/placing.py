@@ -69,6 +69,7 @@ class Placer:
         Raises:
             Refused: Too many calls wait already.
         """
+        call.buffers = call.caller.buffers
         self._sequence += 1
         call.sequence = self._sequence
         if not pool.queue.waiting:
@@ -88,9 +89,9 @@ class Placer:
                 "are done",
                 retry_after_s=1.0,
             )
-        if self.buffers.used_bytes > self.buffers.limit_bytes:
+        if call.buffers.is_full:
             raise Refused(
-                ErrorCode.OVERLOADED, "the gateway holds too many bytes; try again later",
+                ErrorCode.OVERLOADED, "the gateway holds too many bytes of yours or of all",
                 retry_after_s=5.0,
             )  # fmt: skip
         call.step(CallInput.ENQUEUE)
@@ -106,7 +107,7 @@ class Placer:
 
     def _enqueue(self, call: GatewayCall, pool: Pool) -> None:
         call.pool = pool
-        self.buffers.used_bytes += call.body_bytes
+        call.buffers.add(call.body_bytes, call.body_bytes)
         pool.queue.add(call)
         self.queued += 1
         call.caller.queued += 1
@@ -118,7 +119,7 @@ class Placer:
         """A waiting call waits no longer."""
         pool = call.pool
         assert pool is not None
-        self.buffers.used_bytes -= call.body_bytes
+        call.buffers.add(-call.body_bytes, -call.body_bytes)
         pool.queue.leave(call)
         self.queued -= 1
         call.caller.queued -= 1
