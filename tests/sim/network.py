@@ -46,6 +46,8 @@ class Pipe:
         """Bytes that have not arrived, None for the end; the first `_due` of them have a moment."""
         self.used_bytes = 0
         self.arrived_at = 0.0
+        self.closing = False
+        """The end is on its way: nothing follows it."""
         self.ended = False
         self.unread = False
         self.broken: str | None = None
@@ -57,8 +59,9 @@ class Pipe:
         if data is not None:
             self.used_bytes += len(data)
         line = self.line
-        if line.swallows or self.unread or self.broken is not None:
+        if line.swallows or self.unread or self.closing or self.broken is not None:
             return
+        self.closing = data is None
         if data is not None and line.left_bytes is not None:
             line.left_bytes -= len(data)
         self.on_the_way.append(data)
@@ -127,7 +130,7 @@ class End:
         self._check(pipe)
         size = min(len(view), len(pipe.ready))
         if not size:
-            return 0 if pipe.ended and not pipe.on_the_way else None
+            return 0 if pipe.ended else None
         line = pipe.line
         if line.slice_max:
             size = min(size, line.rng.randint(1, line.slice_max))

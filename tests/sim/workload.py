@@ -20,7 +20,7 @@ from easyremote.wire.message import FLAG_DETACHED, FLAG_IDEMPOTENT
 
 from .functions import answer, nested_answer
 from .hosts import ClientHost
-from .scenario import BODY_S_MAX, Scenario
+from .scenario import BODY_S_MAX, FLOOD_BODY_S, FLOOD_CALLS, Scenario
 
 if TYPE_CHECKING:
     from .world import World
@@ -93,8 +93,8 @@ def plan_calls(scenario: Scenario, rng: random.Random) -> list[CallPlan]:
     if scenario.flood:
         at, client = rng.uniform(2.0, 10.0), rng.randrange(scenario.clients)
         plans += [
-            CallPlan(number, at, client, "slow", (number, 1.0))
-            for number in range(scenario.calls, scenario.calls + 80)
+            CallPlan(number, at, client, "slow", (number, FLOOD_BODY_S))
+            for number in range(scenario.calls, scenario.calls + FLOOD_CALLS)
         ]
     return sorted(plans, key=lambda plan: (plan.at, plan.number))
 
