@@ -12,7 +12,7 @@ import click
 from .base import Command
 from .duration import duration_text
 from .options import connection_options, json_option
-from .output import console, count, print_json, table
+from .output import cell, console, count, print_json, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
+@click.option("--call", "call_id", metavar="ID", help="Explain what one call of yours waits for.")
 @json_option
 @connection_options
-def status(as_json: bool, gateway: str | None, auth: str | None) -> None:
-    """Show the gateway, its nodes and their functions."""
+def status(as_json: bool, gateway: str | None, auth: str | None, call_id: str | None) -> None:
+    """Show the gateway, its nodes and their functions; or what a call waits for."""
     from .ask import converse
 
+    if call_id is not None:
+        _explain(bytes_of(call_id), as_json, gateway, auth)
+        return
     seen = converse(gateway, auth, look)
     if as_json:
         print_json(seen)
@@ -36,6 +40,67 @@ def status(as_json: bool, gateway: str | None, auth: str | None) -> None:
     out.print(node_table(seen["nodes"]))
     out.print()
     out.print(function_table(seen["functions"]))
+
+
+CALL_ID_BYTES = 16
+
+
+def bytes_of(call_id: str) -> bytes:
+    """Return the call id that is spelled so.
+
+    Raises:
+        click.BadParameter: It is none.
+    """
+    try:
+        found = bytes.fromhex(call_id)
+    except ValueError:
+        found = b""
+    if len(found) != CALL_ID_BYTES:
+        raise click.BadParameter(
+            f"the id of a call has {2 * CALL_ID_BYTES} hex digits, as `future.id` and the logs "
+            "show it",
+            param_hint="--call",
+        )
+    return found
+
+
+def _explain(call_id: bytes, as_json: bool, gateway: str | None, auth: str | None) -> None:
+    from ..errors import EasyRemoteError
+    from ..wire.errors import ErrorCode
+    from .ask import converse
+
+    async def ask(conversation: Conversation) -> Any:
+        return await conversation.ask("explain", call_id=call_id)
+
+    try:
+        told = converse(gateway, auth, ask)
+    except EasyRemoteError as error:
+        if error.code is not ErrorCode.NOT_FOUND:
+            raise
+        raise click.ClickException(
+            "the gateway knows no call of yours with this id: it has ended, or never reached it"
+        ) from None
+    if as_json:
+        print_json({**told, "call_id": call_id.hex()})
+        return
+    out = console()
+    out.print(call_lines(told), soft_wrap=True, markup=False)
+    if told.get("places"):
+        out.print(place_table(told["places"]))
+
+
+def call_lines(told: dict[str, Any]) -> str:
+    """Return what a call waits for, one sentence a line."""
+    head = f"{cell(told.get('function'))}: {cell(told.get('phase'))}"
+    return "\n".join([head, *(f"  {cell(one)}" for one in told.get("sentences", ()))])
+
+
+def place_table(places: list[dict[str, Any]]) -> Table:
+    """Return the nodes that could run a call as a table."""
+    rows = [
+        (one.get("node_id"), one.get("state"), one.get("busy"), one.get("slots")) for one in places
+    ]
+    return table("nodes that could run it", ("node", "state", ">calls", ">slots"), rows)
 
 
 async def look(gateway: Conversation) -> dict[str, Any]:
@@ -62,7 +127,18 @@ def headline(seen: dict[str, Any]) -> str:
         f"{gauges.get('calls_running')} running, "
         f"{gauges.get('calls_queued')} queued, {gauges.get('calls_total')} so far"
     )
+    text += f"\nmemory: {_mib(gauges.get('rss_bytes'))}, {_mib(gauges.get('bytes_buffered'))} of "
+    text += f"it calls; {gauges.get('open_fds', '?')} descriptors; "
+    text += f"{gauges.get('connections', '?')} connections, {gauges.get('streams', '?')} streams"
+    if awaited := gauges.get("nodes_awaited"):
+        text += f"\nit was restarted and waits for {count(awaited, 'node')} to come back"
+    if parked := gauges.get("calls_parked"):
+        text += f"\n{count(parked, 'call')} without their callers, who are away"
     return text + "\nthe gateway is stopping and takes no new calls" * bool(gauges.get("draining"))
+
+
+def _mib(size_bytes: Any) -> str:
+    return "? MiB" if size_bytes is None else f"{size_bytes / (1 << 20):,.1f} MiB"
 
 
 def node_table(nodes: list[dict[str, Any]]) -> Table:
@@ -70,13 +146,15 @@ def node_table(nodes: list[dict[str, Any]]) -> Table:
     rows = [
         (
             one["node_id"], one.get("health"), len(one.get("functions", ())), one.get("in_flight"),
-            one.get("slots"), one.get("rtt_ms"), one.get("owner"), one.get("since"),
+            one.get("slots"), one.get("rtt_ms"), one.get("last_heard_s"), one.get("lease_left_s"),
+            one.get("owner"), one.get("since"),
             list(one.get("capabilities", ())),
         )
         for one in nodes
     ]  # fmt: skip
     columns = (
-        "node", "health", ">functions", ">calls", ">slots", ">rtt ms", "owner", "since (UTC)",
+        "node", "health", ">functions", ">calls", ">slots", ">rtt ms", ">heard s ago", ">lease s",
+        "owner", "since (UTC)",
         "capabilities",
     )  # fmt: skip
     return table(count(len(rows), "node"), columns, rows)

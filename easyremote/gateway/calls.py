@@ -36,6 +36,7 @@ from ..identity.role import Operation
 from ..relay import Relay
 from ..wire.errors import ErrorCode
 from ..wire.message import CODEC_PLAIN, FLAG_DETACHED, Call, Item, Kind, decode
+from . import events
 
 if TYPE_CHECKING:
     from ..identity.role import Principal
@@ -289,7 +290,10 @@ class GatewayCall(Relay):
 
     def on_outcome(self, kind: int, payload: bytes, more: bool) -> bool:
         """The node says how the call ended."""
-        return self.dispatcher.outcome(self, kind, payload)
+        kept = self.dispatcher.outcome(self, kind, payload)
+        if kind == Kind.FAILURE and not kept:
+            events.call_failed(self, payload)
+        return kept
 
     def on_callee_done(self) -> None:
         """The node has nothing more to say."""

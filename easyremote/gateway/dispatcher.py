@@ -22,9 +22,9 @@ import trio
 
 from ..errors import EasyRemoteError
 from ..flow import Buffers
-from ..log import Log
 from ..wire.errors import ErrorCode
 from ..wire.message import FLAG_ATTACH, Call, Failure, Kind, Result, decode, encode
+from . import events
 from .admission import IgnoredOptions, delegate
 from .callers import Caller
 from .calls import CallInput, CallState, GatewayCall
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from ..identity.role import Principal
     from ..stream import Stream
     from .session import Session
-
-_log = Log("gateway")
 
 INTERRUPT, KILL = 1, 2
 """Strengths of a cancel that the gateway sends by itself."""
@@ -87,7 +85,8 @@ class Dispatcher:
         """Return what is kept about a user's calls."""
         found = self.callers.get(user)
         if found is None:
-            found = self.callers[user] = Caller(user, self.buffers.share(self.limits.user_bytes_max))
+            share = self.buffers.share(self.limits.user_bytes_max)
+            found = self.callers[user] = Caller(user, share)
         return found
 
     @property
@@ -125,7 +124,12 @@ class Dispatcher:
         try:
             return self._admit(session, call)
         except Refused as refused:
-            self._reject(call, refused)
+            events.call_refused(session, call, refused)
+            call.step(CallInput.REJECT)
+            self._answer_rejected(
+                call, refused.code, refused.reason, refused.may_have_run,
+                refused.retry_after_s, refused.detail,
+            )  # fmt: skip
             return call
 
     def _admit(self, session: Session, call: GatewayCall) -> GatewayCall:
@@ -144,7 +148,6 @@ class Dispatcher:
         else:
             call.principal = session.principal
             call.caller = session.caller
-        principal = call.principal
         existing = call.caller.calls.get(message.call_id)
         if existing is not None:
             return self.returning.take_up(existing, call)
@@ -153,7 +156,7 @@ class Dispatcher:
                 ErrorCode.GATEWAY_LOST, "this call has ended and its outcome is no longer kept",
                 may_have_run=True,
             )  # fmt: skip
-        check_codec(principal, message.codec)
+        check_codec(call.principal, message.codec)
         if message.options:
             self._ignored.look(message)
         if call.deadline is not None and call.deadline <= now:
@@ -173,6 +176,7 @@ class Dispatcher:
             self.timers.at(call.deadline, call, CallInput.EXPIRE)
         assert call.up is not None
         call.up.accept()
+        events.call_accepted(call)
         return call
 
     def _find_pool(self, session: Session, call: GatewayCall, *, nested: bool) -> Pool | None:
@@ -192,13 +196,6 @@ class Dispatcher:
             if returning.may_be_on_its_way(refused):
                 return None
             raise
-
-    def _reject(self, call: GatewayCall, refused: Refused) -> None:
-        call.step(CallInput.REJECT)
-        self._answer_rejected(
-            call, refused.code, refused.reason, refused.may_have_run,
-            refused.retry_after_s, refused.detail,
-        )  # fmt: skip
 
     def _answer_rejected(
         self, call: GatewayCall, code: ErrorCode, reason: str, may_have_run: bool = False,
@@ -374,6 +371,7 @@ class Dispatcher:
         may_have_run = call.may_have_run
         self._waits_no_more(call.step(what), call)
         self.failures_total += 1
+        events.call_settled(call, code, reason, may_have_run=may_have_run)
         failure = Failure(int(code), reason, may_have_run, retry_after_s, detail or {})
         broken = call.down_mid
         call.mute()

@@ -26,6 +26,7 @@ from ..flow import Buffers
 from ..scheduler.place import choose
 from ..wire.errors import ErrorCode
 from ..wire.message import Dispatch, Kind, encode
+from . import events
 from .calls import CallInput, CallState, GatewayCall
 from .limits import GatewayLimits
 from .registry import NodeRecord, Offer, Pool, SlotGroup
@@ -184,6 +185,7 @@ class Placer:
         call.node_owner = record.owner
         call.step(what)
         call.attach_down(down)
+        events.call_given(call)
 
     def pump(self, group: SlotGroup) -> None:
         """Fill a group that has room with the calls that have waited longest."""

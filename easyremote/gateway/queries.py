@@ -209,6 +209,7 @@ async def _token_create(gateway: Gateway, session: Session, args: Args) -> Any:
         )
     except ValueError as error:
         raise Refused(ErrorCode.BAD_ARGUMENT, str(error)) from None
+    _log.info("token created", token=token.id, role=role.value, principal=principal.user)
     return {"id": token.id, "token": token.text(), "join": gateway.state.join_string(token)}
 
 
@@ -222,12 +223,16 @@ async def _token_revoke(gateway: Gateway, session: Session, args: Args) -> Any:
     if info is None:
         raise Refused(ErrorCode.NOT_FOUND, "no token has this id")
     _check_rank(session.principal, info.role)
-    return await gateway.store.write(Store.revoke, token_id, session.principal.user)
+    done = await gateway.store.write(Store.revoke, token_id, session.principal.user)
+    _log.info("token revoked", token=token_id, principal=session.principal.user, done=done)
+    return done
 
 
 async def _node_forget(gateway: Gateway, session: Session, args: Args) -> Any:
     node_id = _text(args, "node_id", "") or ""
-    return await gateway.store.write(Store.forget_node, node_id, session.principal.user)
+    done = await gateway.store.write(Store.forget_node, node_id, session.principal.user)
+    _log.info("node forgotten", node_id=node_id, principal=session.principal.user, done=done)
+    return done
 
 
 def _check_rank(principal: Principal, role: Role) -> None:

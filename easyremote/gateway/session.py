@@ -35,6 +35,7 @@ from ..log import Log
 from ..wire.errors import ErrorCode, RemoteProtocolError
 from ..wire.event import HelloReceived
 from ..wire.message import Kind
+from . import events
 from .boots import boot_of, take_boot
 from .callers import Caller
 from .offer import BadOffer, node_id
@@ -195,6 +196,8 @@ class Session(LinkHandler):
         self.welcomed = True
         gateway.admitted(self)
         self._authenticated()
+        if not self.node_id:
+            events.client_connected(self)
         self.link.welcome(
             {
                 "gateway_id": gateway.state.gateway_id,
@@ -338,6 +341,8 @@ class Session(LinkHandler):
     def on_lost(self, link: Link, error: EasyRemoteError | None) -> None:
         """The link is over; its streams were told before."""
         self._lost.set()
+        if self.welcomed and self.node is None:
+            events.client_gone(self, error)
         self.welcomed = False
         record, self.node = self.node, None
         if record is not None:

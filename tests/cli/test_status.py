@@ -17,13 +17,26 @@ import pytest
 from rich.console import Console
 
 from easyremote.cli.output import cell, console, moment
-from easyremote.cli.status import function_table, headline, node_table
+from easyremote.cli.status import (
+    call_lines,
+    function_table,
+    headline,
+    node_table,
+    place_table,
+)
 from easyremote.cli.top import calls_per_s, picture
 from easyremote.gateway.server import Server
 
 from .conftest import Run
 
 START_S = 60.0
+
+GAUGES = (
+    "connections", "streams", "calls_pending", "calls_queued", "calls_held", "calls_running",
+    "calls_parked", "bytes_buffered", "bytes_parked", "trio_tasks", "threads", "open_fds",
+    "rss_bytes", "cpu_s", "uptime_s", "incarnation", "nodes_awaited",
+)  # fmt: skip
+"""The names that programs and tests go by."""
 
 NODE: dict[str, Any] = {
     "node_id": "gpu-01",
@@ -33,6 +46,8 @@ NODE: dict[str, Any] = {
     "slots": 4,
     "health": "healthy",
     "rtt_ms": 1.234567,
+    "last_heard_s": 2.5,
+    "lease_left_s": 12.5,
     "owner": "ann",
     "since": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
 }
@@ -72,8 +87,8 @@ def test_nodes_are_shown_with_health_load_and_owner() -> None:
 
     assert text.startswith("1 node")
     assert row == [
-        "gpu-01", "healthy", "2", "3", "4", "1.235", "ann", "2026-01-02", "03:04:05",
-        "gpu,", "licence",
+        "gpu-01", "healthy", "2", "3", "4", "1.235", "2.5", "12.5", "ann", "2026-01-02",
+        "03:04:05", "gpu,", "licence",
     ]  # fmt: skip
 
 
@@ -95,6 +110,49 @@ def test_the_headline_says_who_asks_and_what_goes_on() -> None:
     assert "connected: 1 node, 2 clients; calls: 3 running, 4 queued, 50 so far" in text
     assert "stopping" not in text
     assert "stopping" in headline({**SEEN, "gateway": {**SEEN["gateway"], "draining": True}})
+
+
+def test_the_headline_tells_of_what_is_out_of_the_ordinary() -> None:
+    """Memory and descriptors always; nodes that are awaited and callers that are away if any."""
+    gauges = {**SEEN["gateway"], "rss_bytes": 3 << 20, "open_fds": 17, "connections": 5}
+    calm = headline({**SEEN, "gateway": {**gauges, "nodes_awaited": 0, "calls_parked": 0}})
+    busy = headline({**SEEN, "gateway": {**gauges, "nodes_awaited": 2, "calls_parked": 1}})
+
+    assert "memory: 3.0 MiB, 2.0 MiB of it calls; 17 descriptors; 5 connections" in calm
+    assert "waits" not in calm and "away" not in calm
+    assert "waits for 2 nodes to come back" in busy
+    assert "1 call without their callers" in busy
+
+
+TOLD: dict[str, Any] = {
+    "function": "train", "phase": "queued",
+    "sentences": ["It waits at the gateway.", "gpu-01 is busy.\x1b[2J"],
+    "places": [{"node_id": "gpu-01", "state": "busy", "busy": 4, "slots": 4, "why": "busy"}],
+}  # fmt: skip
+
+
+def test_a_call_is_explained_in_sentences_and_rows() -> None:
+    """One sentence a line, without control characters, and a row for each node."""
+    assert call_lines(TOLD).splitlines() == [
+        "train: queued", "  It waits at the gateway.", "  gpu-01 is busy.\\x1b[2J",
+    ]  # fmt: skip
+    assert shown(place_table(TOLD["places"])).splitlines()[2].split() == [
+        "gpu-01",
+        "busy",
+        "4",
+        "4",
+    ]
+
+
+def test_a_call_that_is_not_ours_is_one_that_is_not(run: Run, gateway: Server) -> None:
+    """An unknown id is one sentence and exit code 1, something else is wrong usage."""
+    unknown = run("status", "--call", "00" * 16)
+    wrong = run("status", "--call", "train")
+
+    assert unknown.exit_code == 1
+    assert "no call of yours with this id" in unknown.stderr
+    assert wrong.exit_code == 2
+    assert "32 hex digits" in wrong.stderr
 
 
 def test_a_gateway_that_says_less_is_shown_all_the_same() -> None:
@@ -169,7 +227,11 @@ def test_status_as_json_is_for_programs(run: Run, gateway: Server) -> None:
     """One JSON object with the gauges, the nodes and the functions."""
     seen = json.loads(run("status", "--json").stdout)
 
-    assert seen["gateway"]["port"] == gateway.port
+    gauges = seen["gateway"]
+    assert gauges["port"] == gateway.port
+    for name in GAUGES:
+        assert gauges[name] >= 0, name
+    assert gauges["rss_bytes"] > 1 << 20 and gauges["open_fds"] > 2
     assert (seen["nodes"], seen["functions"], seen["role"]) == ([], [], "owner")
 
 

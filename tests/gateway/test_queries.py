@@ -20,6 +20,7 @@ from .peers import World, function, new_id
 ASKERS = [Role.VIEWER, Role.GUEST, Role.MEMBER, Role.OPERATOR, Role.OWNER]
 ARGS: dict[str, dict[str, Any]] = {
     "call": {"call_id": new_id()},
+    "explain": {"call_id": new_id()},
     "owners": {"call_ids": [new_id()]},
     "resolve": {"function": "f"},
 }
