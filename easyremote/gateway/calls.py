@@ -189,6 +189,7 @@ class GatewayCall(Relay):
         wanted: Somebody may still ask for the outcome.
         over: It has its outcome and nobody will ask for it again.
         moved_before: Bytes that its caller had taken when that was last looked at.
+        since: When it came to where it is, on trio's clock: waits, is at a node, runs.
         moved_at: When that number last changed, or nothing waited.
     """
 
@@ -209,6 +210,7 @@ class GatewayCall(Relay):
     wanted = True
     over = False
     moved_before = 0
+    since = 0.0
     moved_at = 0.0
 
     def __init__(
@@ -318,6 +320,7 @@ class GatewayCall(Relay):
         """The body runs."""
         if stream is self.down and self.can(CallInput.START):
             self.step(CallInput.START)
+            self.since = stream.link.connection.now
             Relay.on_started(self, stream)
 
     def on_cancel(self, stream: Stream, strength: int, grace_ms: int) -> None:

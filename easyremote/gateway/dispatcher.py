@@ -134,7 +134,7 @@ class Dispatcher:
 
     def _admit(self, session: Session, call: GatewayCall) -> GatewayCall:
         message = call.message
-        now = session.link.connection.now
+        now = call.since = session.link.connection.now
         if self.closing:
             raise Refused(
                 ErrorCode.SHUTTING_DOWN, "the gateway is stopping; try again shortly",

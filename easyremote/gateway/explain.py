@@ -71,7 +71,7 @@ def explain(gateway: Gateway, call: GatewayCall, now: float) -> dict[str, Any]:
         now: On trio's clock.
 
     Returns:
-        The fields of `whereabouts`, and `function`, `phase`, `deadline_left_s`, `caller_away`,
+        The fields of `whereabouts`, and `function`, `phase`, `since_s`, `deadline_left_s`, `caller_away`,
         `places` (a row for each node that could run it, while it waits for one), `bytes_waiting`
         and `sentences`.
     """
@@ -80,6 +80,7 @@ def explain(gateway: Gateway, call: GatewayCall, now: float) -> dict[str, Any]:
         "call_id": call.message.call_id,
         "function": call.message.function,
         "phase": PHASES[call.state],
+        "since_s": max(0.0, now - call.since),
         "deadline_left_s": None if call.deadline is None else max(0.0, call.deadline - now),
         "caller_away": call.up is None,
         "calls_of_its_own": call.children,
@@ -126,7 +127,7 @@ def _queued(gateway: Gateway, call: GatewayCall, told: dict[str, Any], now: floa
     soon = "" if eta_s is None else f", which takes about {max(eta_s, 0.1):.1f} s"
     verb = "waits" if position == 1 else "wait"
     ahead = f"{_count(position, 'call')} {verb} before it" if position else "It is the next one"
-    sentences = [f"It waits at the gateway for a node that is free{soon}. {ahead}."]
+    sentences = [f"It has waited {told['since_s']:.1f} s for a node that is free{soon}. {ahead}."]
     offers = [
         offer
         for offer in gateway.registry.providers(pool.name, call.principal)
@@ -187,8 +188,9 @@ def _dispatched(gateway: Gateway, call: GatewayCall, told: dict[str, Any], now: 
     if offer is None:
         return ["Its node has done with it; its outcome is on the way."]
     record, group = offer.record, offer.group
-    given = "" if call.attempt <= 1 else f", as the {call.attempt}. try"
-    sentences = [f"It was given to {record.node_id}{given}, which has not said that it runs."]
+    tried = "" if call.attempt <= 1 else f", as the {call.attempt}. try"
+    given = f"It was given to {record.node_id} {told['since_s']:.1f} s ago{tried}"
+    sentences = [f"{given}, which has not said that it runs."]
     if size := told["bytes_waiting"].get("for_node"):
         sentences.append(f"{size:,} bytes of its arguments wait until {record.node_id} takes them.")
     elif group.busy > group.slots:
@@ -205,7 +207,7 @@ def _running(gateway: Gateway, call: GatewayCall, told: dict[str, Any], now: flo
     offer = call.offer
     if offer is None:
         return ["Its body has ended; its outcome is on the way."]
-    sentences = [f"It runs on {offer.record.node_id}."]
+    sentences = [f"It runs on {offer.record.node_id}, for {told['since_s']:.1f} s now."]
     if call.children:
         made = _count(call.children, "call")
         sentences.append(f"Its body waits for {made} of its own, and has lent its slot meanwhile.")

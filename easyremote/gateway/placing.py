@@ -182,6 +182,8 @@ class Placer:
             group.busy += 1
         record.running[call.message.call_id] = call
         call.offer = offer
+        # By the caller's word or by that of a node that has room again: the later one was just now.
+        call.since = max(call.since, down.link.connection.now)
         call.node_owner = record.owner
         call.step(what)
         call.attach_down(down)

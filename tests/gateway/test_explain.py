@@ -117,7 +117,11 @@ async def test_a_call_at_its_node_is_followed_to_its_outcome(
     assert given.stream is not None
     given.stream.started()
     await probe.until(lambda: probe.started)
-    assert (await explained(client, call_id))["sentences"][0] == "It runs on n1."
+    assert (await explained(client, call_id))["sentences"][0] == "It runs on n1, for 0.0 s now."
+    await trio.sleep(3.0)
+    told = await explained(client, call_id)
+    assert told["since_s"] == pytest.approx(3.0, abs=0.1)
+    assert told["sentences"][0] == "It runs on n1, for 3.0 s now."
 
     assert probe.stream is not None
     probe.stream.cancel(0, 60_000)
