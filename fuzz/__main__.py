@@ -50,10 +50,10 @@ def found(name: str, data: bytes, what: str) -> int:
 
 def summary(name: str, report: Report) -> str:
     """Return a run in one line."""
-    rate = report.executions / max(report.seconds, 1e-9)
+    rate = report.executions / max(report.cpu_s, 1e-9)
     return (
         f"{name:13} {report.executions:>11,} executions in {report.seconds:7.1f} s, "
-        f"{rate:>8,.0f}/s, slowest {report.slowest_s * 1e3:5.1f} ms, "
+        f"{rate:>8,.0f} per s of CPU, slowest {report.slowest_s * 1e3:5.1f} ms, "
         f"memory {report.memory_mib:3.0f} MiB, features {report.features:,}"
     )
 

@@ -54,6 +54,7 @@ class Report(NamedTuple):
 
     executions: int
     seconds: float
+    cpu_s: float
     slowest_s: float
     features: int
     memory_mib: float
@@ -122,7 +123,7 @@ class Engine:
         Raises:
             Finding: Something is wrong.
         """
-        begin, enabled = time.monotonic(), gc.isenabled()
+        begin, cpu_begin, enabled = time.monotonic(), time.process_time(), gc.isenabled()
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -138,8 +139,10 @@ class Engine:
             if enabled:
                 gc.enable()
             gc.unfreeze()
-        passed_s = time.monotonic() - begin
-        return Report(self.executions, passed_s, self.slowest_s, len(self.features), memory_mib())
+        return Report(
+            self.executions, time.monotonic() - begin, time.process_time() - cpu_begin,
+            self.slowest_s, len(self.features), memory_mib(),
+        )  # fmt: skip
 
     def _batch(self, count: int) -> None:
         run, clock, features = self.target.run, time.perf_counter, self.features

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from easyremote.wire import event as ev
 from easyremote.wire.connection import Connection
 from easyremote.wire.credit import cost
@@ -101,7 +99,7 @@ class Side:
             frame = self.frames.pop()
         else:
             size = 1 + value % SETTINGS.frame_data_bytes_max
-            frame = memoryview(np.full(HEADER_SIZE + size, value, np.uint8))  # type: ignore[arg-type]
+            frame = memoryview(bytearray([value]) * (HEADER_SIZE + size))
         said = bytes(frame[HEADER_SIZE:])
         last, end = bool(value & 1), value & 3 == 3
         self.connection.forward_data(stream_id, frame, last=last, end=end)

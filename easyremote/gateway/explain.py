@@ -71,8 +71,8 @@ def explain(gateway: Gateway, call: GatewayCall, now: float) -> dict[str, Any]:
         now: On trio's clock.
 
     Returns:
-        The fields of `whereabouts`, and `function`, `phase`, `since_s`, `deadline_left_s`, `caller_away`,
-        `places` (a row for each node that could run it, while it waits for one), `bytes_waiting`
+        The fields of `whereabouts`, and `function`, `phase`, `since_s`, `deadline_left_s`,
+        `caller_away`, `places` (a row for each node that could run it, while it waits for one), `bytes_waiting`
         and `sentences`.
     """
     told: dict[str, Any] = {
