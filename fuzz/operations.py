@@ -32,7 +32,7 @@ SETTINGS = Settings(
 )  # fmt: skip
 """So small that a program of some operations uses everything up."""
 
-OPERATIONS_MAX = 200
+OPERATIONS_MAX = 64
 _POOL = bytes(range(256)) * 8
 
 
