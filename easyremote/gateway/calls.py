@@ -10,8 +10,8 @@ does not have for a state is a bug of ours, not a case to be handled.
         |           |           |              |        |
         +-----------+-----------+--------------+--------+--> SETTLED
 
-A call from before a restart of the gateway is HELD until it is known whether a node has it
-(`returning.py`), and DISPATCHED again when one has.
+A call from before a restart of the gateway is HELD until it is known whether a node has it, and so
+is one whose node lost its link a moment ago (`returning.py`); then it is DISPATCHED again.
 
 Whether user code may have run follows from the state alone (`MAY_HAVE_RUN`): it is False until
 the call was written to a node's link, and True from then on, whatever the node says later, unless
@@ -35,7 +35,7 @@ from ..errors import EasyRemoteError
 from ..identity.role import Operation
 from ..relay import Relay
 from ..wire.errors import ErrorCode
-from ..wire.message import CODEC_PLAIN, FLAG_DETACHED, Call, Item, Kind, decode
+from ..wire.message import CODEC_PLAIN, FLAG_DETACHED, FLAG_STREAM, Call, Item, Kind, decode
 from . import events
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class CallState(IntEnum):
     SETTLED = 5
     """It has its outcome."""
     HELD = 6
-    """The gateway was restarted, and nodes that may have it or could run it are not back yet."""
+    """Nodes that may have it or could run it are not back yet, after a loss or a restart."""
 
 
 class CallInput(IntEnum):
@@ -92,7 +92,9 @@ class CallInput(IntEnum):
     HOLD = 10
     """It is not known yet which node has it or could run it."""
     ATTACH = 11
-    """A node has it, from before the restart."""
+    """A node has it, from before the loss or the restart."""
+    DRIFT = 12
+    """Its node lost the link, and may be back in a moment."""
 
 
 _S, _I = CallState, CallInput
@@ -103,6 +105,8 @@ TRANSITIONS: dict[tuple[CallState, CallInput], CallState] = {
     (_S.SUBMITTED, _I.REJECT): _S.SETTLED,
     (_S.SUBMITTED, _I.HOLD): _S.HELD,
     (_S.SUBMITTED, _I.ATTACH): _S.DISPATCHED,
+    (_S.DISPATCHED, _I.DRIFT): _S.HELD,
+    (_S.STARTED, _I.DRIFT): _S.HELD,
     (_S.HELD, _I.ATTACH): _S.DISPATCHED,
     (_S.HELD, _I.ENQUEUE): _S.QUEUED,
     (_S.HELD, _I.DISPATCH): _S.DISPATCHED,
@@ -239,7 +243,7 @@ class GatewayCall(Relay):
     @property
     def may_have_run(self) -> bool:
         """Whether user code may have started, should it be settled now."""
-        held_before_it_ran = self.state is _S.HELD and not self.message.since
+        held_before_it_ran = self.state is _S.HELD and not self.message.since and not self.attempt
         return MAY_HAVE_RUN[self.state] and not held_before_it_ran
 
     @property
@@ -247,6 +251,17 @@ class GatewayCall(Relay):
         """Whether its caller may lose its link and come back: nothing is lost halfway."""
         whole = self.up_ended and not self.up_mid
         return whole and not self.down_mid and self.state is not _S.SETTLED
+
+    @property
+    def node_left(self) -> bool:
+        """Whether the node that has it said goodbye."""
+        return self.down is not None and said_goodbye(self.down)
+
+    @property
+    def goes_on_without_link(self) -> bool:
+        """Whether its node may lose its link and come back with it."""
+        whole = self.up_ended and not self.up_mid and not self.down_mid and not self.outcome_seen
+        return whole and self.can(_I.DRIFT) and not self.message.flags & FLAG_STREAM
 
     @property
     def detached(self) -> bool:

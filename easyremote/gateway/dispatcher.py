@@ -262,12 +262,13 @@ class Dispatcher:
             if not call.over:
                 if call.up is not None:
                     call.up.reset(ErrorCode.NODE_LOST, f"{node_id} was lost inside its answer")
+                call.mute()
                 self.finish(call)
-        elif error is not None:
-            why = f"node {node_id} was lost before it answered: {reason}"
-            self._settle(call, CallInput.LOSE, ErrorCode.NODE_LOST, why, offer.loss_detail)
+        elif error is not None and call.goes_on_without_link and not call.node_left:
+            self.returning.drift(call, offer, f"node {node_id} was lost: {reason}")
         else:
-            why = f"node {node_id} gave the call up: {reason}"
+            what = "gave the call up" if error is None else "was lost before it answered"
+            why = f"node {node_id} {what}: {reason}"
             self._settle(call, CallInput.LOSE, ErrorCode.NODE_LOST, why, offer.loss_detail)
         self.placer.free(call)
 
@@ -340,6 +341,8 @@ class Dispatcher:
         elif what is CallInput.GIVE_UP and call.state is CallState.CANCELLING:
             why = "the body did not stop within the grace of the cancel"
             self._settle(call, what, ErrorCode.CANCELLED, why)
+        elif what is CallInput.LOSE:
+            self.returning.drifted_too_long(call)
 
     def _expire(self, call: GatewayCall) -> None:
         self._settle(call, CallInput.EXPIRE, ErrorCode.DEADLINE, "the deadline passed")
@@ -396,10 +399,10 @@ class Dispatcher:
         if before is CallState.QUEUED:
             self.placer.leave(call)
         elif before is CallState.HELD:
-            self.returning.held.pop(call, None)
+            self.returning.forget(call)
 
     def lose_held(self, call: GatewayCall, refused: Refused) -> None:
-        """Nobody has a call from before the restart, or nobody can run it."""
+        """Nobody has a call that was held, or nobody can run it."""
         self._settle(
             call, CallInput.LOSE, refused.code, refused.reason, refused.detail,
             refused.retry_after_s,

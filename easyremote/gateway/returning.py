@@ -1,4 +1,4 @@
-"""Calls that are taken up again: by a caller that lost its link, and after a restart.
+"""Calls that are taken up again: by a caller or a node that lost its link, and after a restart.
 
 Theory. A caller that comes back submits its call under the same id and gets the very call that it
 had; if its old link still looks open, the new stream takes that one's place, for a peer that
@@ -7,6 +7,10 @@ nodes: each one that a node lists with a valid grant is a call again, parked for
 that had just lost its link. What is submitted before it is known whether some node has it is held
 until that is known (`recovery.py`). So are calls of functions that nobody offers yet: their nodes
 are on their way.
+
+A node that loses its link without a goodbye may be back in a moment, with all that it had: its
+calls are adrift for that long, and lost after it. What it does not list when it is back, it has
+not.
 
 Rules of this file. 1) A grant decides whether a node has a call; the token in the grant, whose it
 is. 2) What a node still runs and nobody may ask for any more is stopped there.
@@ -33,13 +37,16 @@ from .routing import Refused, route
 if TYPE_CHECKING:
     from ..identity.role import Principal
     from .dispatcher import Dispatcher
-    from .registry import NodeRecord
+    from .registry import NodeRecord, Offer
 
 _log = Log("gateway")
 
 INTERRUPT, GRACE_MS = 1, 5000
 VOID_GRANTS_MAX = 10
 """Held calls with void grants after which a node's link is ended."""
+ADRIFT_S = 1.2
+"""How long a node whose link broke may be away before its calls are lost. A node dials again within
+a fraction of a second; whoever waits for a call of a dead node must not wait for two."""
 AWAY_CODES = frozenset({ErrorCode.NOT_FOUND, ErrorCode.NO_NODE})
 """Refusals that may be wrong while nodes are on their way back."""
 
@@ -49,6 +56,7 @@ class Returning:
 
     Attributes:
         held: Calls that wait until it is known whether a node has them.
+        adrift: Calls whose nodes lost the link: where they were, until when, and what to say then.
     """
 
     def __init__(
@@ -66,6 +74,12 @@ class Returning:
         self._recovery = recovery
         self._principal_of = principal_of
         self.held: dict[GatewayCall, None] = {}
+        self.adrift: dict[GatewayCall, tuple[Offer, float, str]] = {}
+
+    def forget(self, call: GatewayCall) -> None:
+        """A call waits no longer."""
+        self.held.pop(call, None)
+        self.adrift.pop(call, None)
 
     # ---- a caller comes back -----------------------------------------------------------------
 
@@ -165,6 +179,28 @@ class Returning:
             if not self.may_be_on_its_way(refused):
                 dispatcher.lose_held(call, refused)
 
+    # ---- a node is gone for a moment -----------------------------------------------------------
+
+    def drift(self, call: GatewayCall, offer: Offer, why: str) -> None:
+        """The node of a call lost its link: it may come back with the call."""
+        until = trio.current_time() + ADRIFT_S
+        call.detach_down()
+        call.step(CallInput.DRIFT)
+        self.adrift[call] = offer, until, why
+        self._dispatcher.timers.at(until, call, CallInput.LOSE)
+
+    def drifted_too_long(self, call: GatewayCall) -> None:
+        """A time is over for a call: lose it, if it is that time which it was given last."""
+        drifting = self.adrift.get(call)
+        if drifting is not None and drifting[1] <= trio.current_time():
+            self._lose(call)
+
+    def _lose(self, call: GatewayCall) -> None:
+        offer, _, why = self.adrift.pop(call)
+        refused = Refused(ErrorCode.NODE_LOST, why, may_have_run=True)
+        refused.detail = offer.loss_detail
+        self._dispatcher.lose_held(call, refused)
+
     # ---- a node comes back ---------------------------------------------------------------------
 
     def node_spoke(self, record: NodeRecord, held: list[HeldCall], spent: bytes) -> None:
@@ -185,6 +221,8 @@ class Returning:
             _log.warning("a node claims calls without a grant", node_id=record.node_id, calls=void)
             if void >= VOID_GRANTS_MAX:
                 raise RemoteProtocolError(ErrorCode.ABUSE, "held calls need a valid grant")
+        for call in [c for c, (offer, _, _) in self.adrift.items() if offer.record is record]:
+            self._lose(call)
         self._recovery.spoke(record.node_id, spent, same_boot=record.same_boot)
         self.judge_held()
 
@@ -211,11 +249,11 @@ class Returning:
             return
         down = link.open_encoded(Kind.DISPATCH, payload, handler=call, end=True)
         call.attempt = one.attempt
-        self.held.pop(call, None)
+        self.forget(call)
         call.hear_no_more()
         dispatcher.placer.given(call, offer, down, CallInput.ATTACH)
         _log.info(
-            "call taken up again after the restart", call_id=one.call_id.hex(),
+            "call taken up again", call_id=one.call_id.hex(),
             function=one.function, node_id=record.node_id, principal=call.principal.user,
         )  # fmt: skip
 
@@ -225,7 +263,8 @@ class Returning:
         caller = dispatcher.caller(principal.user)
         existing = caller.calls.get(one.call_id)
         if existing is not None:
-            return existing if existing.state is CallState.HELD else None
+            waits = existing.state is CallState.HELD and existing.attempt in (0, one.attempt)
+            return existing if waits else None
         if caller.was_over(one.call_id):
             return None
         message = Call(

@@ -265,13 +265,11 @@ class Agent:
         """Return all that the node offers."""
         assert self.family.spec is not None
         plain = self._offer.to_plain(self.family.spec)
-        return {**plain, **self._orphans.to_plain()} if self._restarted else plain
+        return {**plain, **self._orphans.to_plain(restarted=self._restarted)}
 
     def gateway_welcomed(self, *, restarted: bool) -> None:
         """The gateway let us in again: the one that we had, or one that was started anew."""
         self._restarted = restarted
-        if not restarted:
-            self._orphans.drop_all()
 
     def gateway_registered(self, info: dict[str, Any]) -> None:
         """The gateway has taken the node: tell the script."""

@@ -2,10 +2,10 @@
 
 Theory. A gateway that is restarted has forgotten every call, but the work goes on here. Each call
 that was given whole waits for the gateway to come back, holding what it has to say within the
-window of its stream; so a result that is ready is not lost. To the new gateway the node says
-which calls it has, each with the grant by which it was given, and which ones it has had: a call of
-these must not be given to anybody again. To the *same* gateway nothing is said: it has told its
-callers that the calls were lost when the link was, and an outcome does not change.
+window of its stream; so a result that is ready is not lost. A node that comes back says which
+calls it has, each with the grant by which it was given; what the gateway has settled meanwhile, it
+has stopped here. To a gateway that was started anew it also says which ones it has had: a call of
+these must not be given to anybody again.
 
 Rules of this file. 1) Agent thread only. 2) A call waits for a bounded time, unless it is detached
 and still running.
@@ -117,20 +117,22 @@ class Orphanage:
         call.reattach(stream)
         return call
 
-    def drop_all(self) -> None:
-        """The gateway that had given the calls has told their callers that they are lost."""
-        for call in list(self._orphans.values()):
-            self._drop(call)
+    def to_plain(self, *, restarted: bool) -> dict[str, Any]:
+        """Return what is told to a gateway that takes us in again.
 
-    def to_plain(self) -> dict[str, Any]:
-        """Return what is told to a gateway that was started anew."""
+        Args:
+            restarted: It was started anew, and has forgotten what it gave.
+        """
+        held = [_listed(call) for call in self._orphans.values()]
+        if not restarted:
+            return {"held": held} if held else {}
         since = trio.current_time() - SPENT_S
         spent = b"".join(
             call_id
             for (call_id, _), at in self._given.items()
             if at >= since and call_id not in self._orphans
         )
-        return {"held": [_listed(call) for call in self._orphans.values()], "spent": spent}
+        return {"held": held, "spent": spent}
 
 
 def _listed(call: DispatchedCall) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from easyremote.gateway.offer import BadOffer
 from easyremote.gateway.recovery import ASKED_S, RETURN_S, read_held
+from easyremote.gateway.returning import ADRIFT_S
 from easyremote.wire.errors import ErrorCode
 from easyremote.wire.message import (
     FLAG_ATTACH,
@@ -349,6 +350,119 @@ async def test_a_link_that_still_looks_open_loses_its_call(
 
     assert (await second.outcome()).body == b"once"
     assert len(node.given) == 1
+
+
+class Adrift:
+    """A call whose node lost its link a moment ago."""
+
+    client: Client
+    outcome: Probe
+    given: Given
+    lost_at: float
+
+
+async def set_adrift(world: World) -> Adrift:
+    """Give a call to a node, and cut the link of that node."""
+    was = Adrift()
+    node = await world.node("n1", function("f", slots=2), boot=BOOT)
+    was.client = await world.client()
+    was.outcome = was.client.call("f")
+    was.given = await node.wait_given()
+    was.lost_at = trio.current_time()
+    await node.cut()
+    return was
+
+
+async def test_a_short_loss_of_the_link_costs_nothing(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """The node is back with the call: it goes on, and nothing has run twice."""
+    was = await set_adrift(world)
+    await trio.sleep(ADRIFT_S / 2)
+    assert not was.outcome.ended
+    node = await world.node("n1", function("f", slots=2), boot=BOOT, held=[held(was.given)])
+    attached = await node.wait_given()
+    attached.answer(b"real")
+
+    assert (await was.outcome.outcome()).body == b"real"
+    assert len(node.given) == 1
+    await trio.sleep(ADRIFT_S * 2)
+    assert world.gateway.registry.nodes["n1"].groups["main"].busy == 0
+    assert world.gateway.status()["calls_pending"] == 0
+
+
+async def test_a_node_that_stays_away_loses_its_calls(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Soon, and for good: what it brings later is stopped there."""
+    was = await set_adrift(world)
+    failure = await was.outcome.outcome()
+    assert failure.code == ErrorCode.NODE_LOST
+    assert failure.maybe_executed is True
+    assert trio.current_time() - was.lost_at <= ADRIFT_S + 0.1
+
+    node = await world.node("n1", function("f", slots=2), boot=BOOT, held=[held(was.given)])
+    attached = await node.wait_given()
+    assert attached.dispatch.flags & FLAG_ATTACH
+    await attached.until(lambda: attached.cancels)
+
+
+@pytest.mark.parametrize("boot", [BOOT, b"another boot"], ids=["same", "another"])
+async def test_a_node_that_is_back_without_a_call(
+    world: World, autojump_clock: MockClock, boot: bytes
+) -> None:
+    """It is lost at once, and not given to it again."""
+    was = await set_adrift(world)
+    node = await world.node("n1", function("f", slots=2), boot=boot)
+    failure = await was.outcome.outcome()
+
+    assert failure.code == ErrorCode.NODE_LOST
+    assert failure.maybe_executed is True
+    assert trio.current_time() - was.lost_at < ADRIFT_S
+    assert node.given == []
+
+
+async def test_a_goodbye_is_no_accident(world: World, autojump_clock: MockClock) -> None:
+    """A node that leaves on purpose does not come back in a moment."""
+    node = await world.node("n1", function("f"), boot=BOOT)
+    outcome = (await world.client()).call("f")
+    await node.wait_given()
+    begin = trio.current_time()
+    await node.goodbye()
+
+    assert (await outcome.outcome()).code == ErrorCode.NODE_LOST
+    assert trio.current_time() - begin < ADRIFT_S
+
+
+async def test_a_call_adrift_is_cancelled(world: World, autojump_clock: MockClock) -> None:
+    """Decided at once; the node hears of it when it is back."""
+    was = await set_adrift(world)
+    assert was.outcome.stream is not None
+    was.outcome.stream.cancel(1, 1000)
+    failure = await was.outcome.outcome()
+    assert failure.code == ErrorCode.CANCELLED
+    assert failure.maybe_executed is True
+
+    node = await world.node("n1", function("f", slots=2), boot=BOOT, held=[held(was.given)])
+    attached = await node.wait_given()
+    await attached.until(lambda: attached.cancels)
+
+
+async def test_lost_twice_in_a_row(world: World, autojump_clock: MockClock) -> None:
+    """Each loss has its own time; an older one that runs out says nothing about the newer."""
+    was = await set_adrift(world)
+    await trio.sleep(ADRIFT_S * 0.6)
+    for _ in range(2):
+        node = await world.node("n1", function("f", slots=2), boot=BOOT, held=[held(was.given)])
+        attached = await node.wait_given()
+        await node.cut()
+        await trio.sleep(ADRIFT_S * 0.6)
+        assert not was.outcome.ended
+    node = await world.node("n1", function("f", slots=2), boot=BOOT, held=[held(was.given)])
+    attached = await node.wait_given()
+    attached.answer(b"real")
+
+    assert (await was.outcome.outcome()).body == b"real"
 
 
 async def test_calls_of_long_ago_are_lost(state: Path, autojump_clock: MockClock) -> None:
