@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import values
-from ..errors import SerializationError
+from ..errors import OverloadedError, SerializationError
 from ..handlers import StreamHandler
 from ..log import Log
 from ..timers import Timer, Timers
@@ -47,6 +47,9 @@ DEADLINE_GRACE_S = 0.5
 """Grace of a call whose deadline has passed: its caller has stopped waiting."""
 SETTLE_S = 1.0
 """Time that an interrupted body has to unwind before the outcome is settled without it."""
+
+RETRY_AFTER_S = 1.0
+"""When a call that was handed back may come again: about when the script serves again."""
 
 NOBODY = ("", "anonymous")
 """Principals that are no individual."""
@@ -344,6 +347,18 @@ class Executor:
         in_main = [task for task in stuck if task.group is self.main_group]
         if not busy and len(in_main) >= self.main_group.slots and self.on_stuck is not None:
             self.on_stuck(sorted({task.function.name for task in stuck}))
+
+    def hand_back(self, reason: str) -> None:
+        """Refuse every call that no thread has begun: this process is about to be ended."""
+        error = OverloadedError(reason)
+        error.retry_after_s = RETRY_AFTER_S
+        outcome = outcomes.refusal(ErrorCode.OVERLOADED, reason, error=error)
+        for task in list(self._tasks):
+            group = task.group
+            if task.phase is Phase.WAITING and group is not None and group.withdraw(task):
+                task.advance(Input.WITHDRAWN)
+                task.buffers = []
+                self._settle(task, outcome.message, outcome.buffers)
 
     # ---- as a whole ----------------------------------------------------------------------------
 

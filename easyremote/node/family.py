@@ -66,7 +66,7 @@ class Family:
         self, owner: FamilyOwner, plan: RerunPlan | None, *,
         obstacle: str, restarts: bool, intensity: RestartIntensity,
     ) -> None:  # fmt: skip
-        self.main = MainPool(owner.call_gone)
+        self.main = MainPool(owner.call_gone, self.restart_stuck)
         self.spec: NodeSpec | None = None
         self.serve = 1
         self.obstacle = obstacle
@@ -184,7 +184,7 @@ class Family:
     def restart_stuck(self, worker: WorkerProcess) -> None:
         """Every slot of the script is held by a body that does not stop: start it again."""
         if self._plan is not None and self._may_restart:
-            worker.kill("every slot is held by a function that does not stop")
+            worker.replace("every slot is held by a function that does not stop")
 
     def _never_served(self, end: WorkerEnd) -> None:
         """The first run of a script that we started ended before it called `serve()`."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ..wire.errors import ErrorCode
@@ -22,6 +23,11 @@ from .workers import WorkerProcess, WorkerState
 
 if TYPE_CHECKING:
     from .agent_calls import DispatchedCall
+
+
+SILENT_S = 3.0
+"""Time after its grace in which a stopped call must have been settled by any worker that can speak:
+that is the second for the body to unwind, and some for a busy machine."""
 
 
 class Pool:
@@ -63,6 +69,9 @@ class Pool:
     def worker_freed(self, worker: WorkerProcess) -> None:
         """A call of `worker` is gone."""
 
+    def stopping(self, call: DispatchedCall, grace_s: float) -> None:
+        """A call that a worker has was told to stop."""
+
     def call_gone(self, call: DispatchedCall) -> None:
         """A call is gone, wherever it was."""
         self._on_gone(call)
@@ -80,11 +89,59 @@ class Pool:
 
 
 class MainPool(Pool):
-    """The calls of the worker that serves everything."""
+    """The calls of the worker that serves everything.
 
-    def __init__(self, on_gone: Callable[[DispatchedCall], None]) -> None:
+    A worker settles what it was told to stop shortly after the grace, whatever the body does. One
+    that does not is silent: some body holds the interpreter's lock. That may pass, and is nobody's
+    business while another call may run there; if every call that began should have stopped, the
+    worker is of no use to anybody, and is reported as stuck.
+
+    Attributes:
+        worker: It, None while there is none.
+    """
+
+    def __init__(
+        self, on_gone: Callable[[DispatchedCall], None],
+        on_stuck: Callable[[WorkerProcess], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Hold calls until there is a worker.
+
+        Args:
+            on_gone: Told about a call that is no longer anywhere.
+            on_stuck: Told about a worker that is silent and runs nothing that is wanted.
+        """
         super().__init__(on_gone)
         self.worker: WorkerProcess | None = None
+        self._on_stuck = on_stuck
+        self._overdue: set[DispatchedCall] = set()
+
+    def stopping(self, call: DispatchedCall, grace_s: float) -> None:
+        """Look at a call again when its worker must have settled it."""
+        call.timers.after(grace_s + SILENT_S, partial(self._look_at, call))
+
+    def _look_at(self, call: DispatchedCall) -> None:
+        """If a call was not settled in time, ask whether its worker is of any use."""
+        worker = call.worker
+        if worker is None or worker is not self.worker or call.call_id not in worker.calls:
+            return
+        self._overdue = {one for one in self._overdue if worker.calls.get(one.call_id) is one}
+        self._overdue.add(call)
+        if worker.ready and self._on_stuck is not None and not self._may_run(worker):
+            self._on_stuck(worker)
+
+    def _may_run(self, worker: WorkerProcess) -> bool:
+        """Whether a call that is wanted may be running in a silent worker.
+
+        A body that takes the lock at once is not even said to have begun. Calls begin in the order
+        in which they were given, so what came before the first that is overdue may run, too.
+        """
+        first_seen = False
+        for call in worker.calls.values():
+            if call in self._overdue:
+                first_seen = True
+            elif call.started or not first_seen:
+                return True
+        return False
 
     def _give(self, call: DispatchedCall) -> bool:
         worker = self.worker

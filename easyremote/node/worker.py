@@ -299,6 +299,10 @@ class Worker(LinkHandler):
         """The agent takes more calls of ours."""
         self.calls.credit()
 
+    def on_drain(self, link: Link, reason: str) -> None:
+        """The agent is about to end this process: what has not begun can still run elsewhere."""
+        self._executor.hand_back(reason)
+
     def on_lost(self, link: Link, error: EasyRemoteError | None) -> None:
         """The agent is gone, or said goodbye."""
         self._end(error)

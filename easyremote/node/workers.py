@@ -50,6 +50,8 @@ _log = Log("node")
 
 LAST_BYTES_S = 0.3
 """Time in which the link of a dead process gives what the kernel still holds of it."""
+HAND_BACK_S = 0.25
+"""Time in which a worker that will be replaced hands back the calls that it has not begun."""
 EXIT_WAIT_S = 2.0
 """Time in which a process that cut its link is expected to end."""
 STRANGER_EXIT_WAIT_S = 10.0
@@ -180,6 +182,8 @@ class WorkerProcess(LinkHandler):
         self._was_ready = False
         self._broken: str | None = None
         self._killed_why = ""
+        self._replaced = ""
+        self._to_replace = trio.Event()
         self._dead = trio.Event()
         self._scope = trio.CancelScope()
 
@@ -215,6 +219,7 @@ class WorkerProcess(LinkHandler):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_process, status)
             nursery.start_soon(self._watch_signals)
+            nursery.start_soon(self._kill_replaced)
             if ready_s is not None:
                 nursery.start_soon(self._watch_start, ready_s, late)
             await self._run_link()
@@ -338,6 +343,20 @@ class WorkerProcess(LinkHandler):
             _log.info("worker killed", pid=self.process.pid, reason=reason)
             self._step(WorkerInput.TOLD)
             self.process.kill()
+
+    def replace(self, reason: str) -> None:
+        """Let it hand back what has not begun, for a moment, and end the process."""
+        if self.state is WorkerState.READY:
+            self._step(WorkerInput.TOLD)
+            if self.link is not None:
+                self.link.drain(f"{reason}; the process that would have run this is started again")
+            self._replaced = reason
+            self._to_replace.set()
+
+    async def _kill_replaced(self) -> None:
+        await self._to_replace.wait()
+        await trio.sleep(HAND_BACK_S)
+        self.kill(self._replaced)
 
     async def end(self, grace_s: float) -> None:
         """Say goodbye and see the process to its end, if it is a child of ours."""

@@ -10,10 +10,11 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 import easyremote
@@ -36,6 +37,7 @@ class Cluster:
     folder: Path
     port: int
     stack: ExitStack
+    settings: dict[str, str] = field(default_factory=dict)
     gateway: subprocess.Popen[bytes] | None = None
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -48,7 +50,7 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         """The environment of every process of this cluster."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("EASYREMOTE_")}
-        return clean | {"EASYREMOTE_HOME": str(self.folder / "home")}
+        return clean | {"EASYREMOTE_HOME": str(self.folder / "home")} | self.settings
 
     def start_gateway(self, wrapper: str | None = None) -> None:
         """Start the gateway: by the command line, or by a script that wraps it."""
@@ -73,6 +75,35 @@ class Cluster:
         self.nodes[node_id] = self._start(node_id, [str(script)])
         self.wait_for_node(node_id)
         return self.nodes[node_id]
+
+    def members(self) -> list[psutil.Process]:
+        """Return all living processes of nodes: scripts, agents, replicas, what they started."""
+        home, found = str(self.folder / "home"), []
+        known = {os.getpid(), 0 if self.gateway is None else self.gateway.pid}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                is_ours = process.environ().get("EASYREMOTE_HOME") == home
+                if is_ours and process.pid not in known and process.status() != "zombie":
+                    found.append(process)
+        return found
+
+    def agents(self) -> list[psutil.Process]:
+        """Return the agents of all nodes."""
+        found = []
+        for process in self.members():
+            with suppress(psutil.Error):
+                if any("agent_main" in word for word in process.cmdline()):
+                    found.append(process)
+        return found
+
+    def end_nodes(self) -> None:
+        """Let every node drain and end, also those whose first script is long gone."""
+        agents = self.agents()
+        for agent in agents:
+            agent.terminate()
+        psutil.wait_procs(agents, STOP_LIMIT_S)
+        for process in self.nodes.values():
+            process.wait(STOP_LIMIT_S)
 
     def cli(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one command of the command line."""
@@ -135,14 +166,15 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _cluster(folder: Path) -> Iterator[Cluster]:
+def cluster_in(folder: Path, settings: dict[str, str] | None = None) -> Iterator[Cluster]:
+    """Make a cluster without processes yet; `settings` are further variables for all of them."""
     patch = pytest.MonkeyPatch()
     with ExitStack() as stack:
         stack.callback(patch.undo)
         for name in [name for name in os.environ if name.startswith("EASYREMOTE_")]:
             patch.delenv(name)
         patch.setenv("EASYREMOTE_HOME", str(folder / "home"))
-        cluster = Cluster(folder, free_port(), stack)
+        cluster = Cluster(folder, free_port(), stack, settings or {})
         stack.callback(easyremote.shutdown)
         yield cluster
 
@@ -155,7 +187,7 @@ def cluster_factory(
     with ExitStack() as stack:
 
         def make() -> Cluster:
-            return stack.enter_context(_cluster(tmp_path_factory.mktemp("cluster")))
+            return stack.enter_context(cluster_in(tmp_path_factory.mktemp("cluster")))
 
         yield make
 
