@@ -158,6 +158,7 @@ async def open_tls(
     """
     try:
         sock.setblocking(False)
+        sock.getpeername()  # Of one that was reset `wrap_socket` would lose the descriptor.
         tls = context.wrap_socket(
             sock,
             server_side=server_side,

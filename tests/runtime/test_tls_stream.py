@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
 import struct
@@ -41,6 +42,20 @@ def reset(stream: TlsStream) -> None:
     """Send RST."""
     stream._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     end_without_goodbye(stream)
+
+
+async def test_a_connection_that_was_reset_before_the_handshake_is_closed() -> None:
+    """Whoever was reset while it waited is an OSError, and no descriptor is left behind."""
+    near, far = tcp_pair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    near.close()
+    with trio.fail_after(LIMIT_S):
+        await trio.lowlevel.wait_readable(far)
+        with pytest.raises(OSError):  # noqa: PT011 - which one depends on the moment
+            await open_tls(far, client_context(pinned=True, alpn="x"), peer="near")
+
+    assert far.fileno() == -1
+    gc.collect()  # An SSLSocket that was lost would warn now.
 
 
 @pytest.mark.parametrize("cut", [end_without_goodbye, reset])
