@@ -75,6 +75,8 @@ class World:
     """When each of our own children was started, by its pid."""
     _strangers: set[int] = field(default_factory=set)
     """Processes that were looked at and are none of ours; nobody joins a campaign later."""
+    _known: set[Proc] = field(default_factory=set)
+    """Processes of ours that were seen, and may have ended since."""
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -200,7 +202,9 @@ class World:
         facts = dict(
             entry.partition("=")[::2] for entry in environ.decode(errors="replace").split("\0")
         )
-        return Proc(pid, _role(words, facts), facts.get(MEMBER_VARIABLE, "?"))
+        proc = Proc(pid, _role(words, facts), facts.get(MEMBER_VARIABLE, "?"))
+        self._known.add(proc)
+        return proc
 
     # ---- the end ---------------------------------------------------------------------------------
 
@@ -208,7 +212,10 @@ class World:
         """Wait until no process of a member is left; return those that are."""
         until = time.monotonic() + limit_s
         while True:
-            left = [proc for proc in self.scan() if proc.member == member]
+            self.scan()
+            ours = {child.pid for child in self.children}  # Whose end was not seen yet.
+            self._known = {p for p in self._known if p.pid in ours or not _ended(p.pid)}
+            left = [proc for proc in self._known if proc.member == member]
             if not left or time.monotonic() > until:
                 return left
             time.sleep(0.02)
@@ -227,6 +234,19 @@ class World:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(1.0)
         return left
+
+
+def _ended(pid: int) -> bool:
+    """Return whether a process is over.
+
+    A killed one loses its memory, by which it is known, before its sockets; and while it has
+    threads it is a zombie that still has them, but then `wait` of its parent says so.
+    """
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return True
+    return state in "ZX"
 
 
 def _role(words: list[str], facts: Mapping[str, str]) -> Role:
