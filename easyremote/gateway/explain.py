@@ -72,8 +72,8 @@ def explain(gateway: Gateway, call: GatewayCall, now: float) -> dict[str, Any]:
 
     Returns:
         The fields of `whereabouts`, and `function`, `phase`, `since_s`, `deadline_left_s`,
-        `caller_away`, `places` (a row for each node that could run it, while it waits for one), `bytes_waiting`
-        and `sentences`.
+        `caller_away`, `calls_of_its_own`, `bytes_waiting`, `places` (a row for each node that could
+        run it, while it waits for one) and `sentences`.
     """
     told: dict[str, Any] = {
         **whereabouts(call),
