@@ -163,8 +163,7 @@ class Dispatcher:
             call.step(CallInput.EXPIRE)
             self._answer_rejected(call, ErrorCode.DEADLINE, "the deadline passed before the call")
             return call
-        pool = self._find_pool(session, call, nested=bool(nested))
-        if pool is None:
+        if (pool := self._find_pool(session, call, nested=bool(nested))) is None:
             self.returning.hold(call)
         else:
             self.placer.place(call, pool)
@@ -203,7 +202,8 @@ class Dispatcher:
     ) -> None:  # fmt: skip
         assert call.up is not None
         call.mute()
-        failure = Failure(int(code), reason, may_have_run, retry_after_s, detail or {})
+        maybe = may_have_run or call.message.since != 0  # Sent before, it may have run then.
+        failure = Failure(int(code), reason, maybe, retry_after_s, detail or {})
         call.up.send(failure, end=True)
         self._release(call)
 

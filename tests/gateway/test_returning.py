@@ -352,6 +352,21 @@ async def test_a_link_that_still_looks_open_loses_its_call(
     assert len(node.given) == 1
 
 
+async def test_a_refusal_of_a_call_that_was_sent_before(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Whatever the reason: it may have run before, and nobody says that it has not."""
+    client = await world.client()
+    was = Before()
+    was.call_id = new_id()
+    since = world.gateway.state.incarnation
+    unknown = await again(client, was, since, function="nowhere").outcome()
+    assert (unknown.code, unknown.maybe_executed) == (ErrorCode.NOT_FOUND, True)
+    world.gateway.dispatcher.closing = True
+    stopping = await again(client, was, since).outcome()
+    assert (stopping.code, stopping.maybe_executed) == (ErrorCode.SHUTTING_DOWN, True)
+
+
 class Adrift:
     """A call whose node lost its link a moment ago."""
 
