@@ -71,17 +71,18 @@ def watch_log() -> None:
 # ---- registrations ---------------------------------------------------------------------------
 
 
-class _Bystander:
+class Bystander:
     """A part of the product that is told something, and does nothing about it."""
 
     def __getattr__(self, name: str) -> Any:
         return self
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
+        """Answer every call with itself."""
         return self
 
 
-class _Link(_Bystander):
+class Link(Bystander):
     """As much of a link as a registered node needs."""
 
     ready = True
@@ -96,7 +97,7 @@ class _Stream:
     is_open = True
 
     def __init__(self) -> None:
-        self.link = _Link()
+        self.link = Link()
         self.targets: list[memoryview] = []
         self.said: list[Any] = []
 
@@ -113,16 +114,16 @@ class _Stream:
 
 _GATEWAY_PARTS = {
     "limits": SimpleNamespace(link=SimpleNamespace(lease_s=15.0)),
-    "dispatcher": _Bystander(),
+    "dispatcher": Bystander(),
 }
-_NODE = Principal("owner", Role.NODE, "t" * 10, node_id="n1", enrolment=1)
+NODE = Principal("owner", Role.NODE, "t" * 10, node_id="n1", enrolment=1)
 _READER = Principal("reader", Role.GUEST, "r" * 10)
 
 
 def registrations(data: bytes) -> Feature:
     """What a node says on its registration stream: frames, of which the first one opens it."""
     registry = Registry()
-    record = registry.connect("n1", _NODE, cast("Any", _Link()), 1, cast("Any", None))
+    record = registry.connect("n1", NODE, cast("Any", Link()), 1, cast("Any", None))
     assert record is not None
     gateway = cast("Any", SimpleNamespace(registry=registry, **_GATEWAY_PARTS))
     stream = cast("Any", _Stream())
@@ -184,7 +185,7 @@ _FUNCTION = {
     "parameters": [{"name": "x", "kind": "POSITIONAL_OR_KEYWORD", "annotation": "int"}],
     "schema": {"type": "object"}, "requirements": {"gpu_memory": "8GB"},
 }  # fmt: skip
-_INFO = {
+INFO = {
     "functions": [_FUNCTION, {"name": "show", "stream": True}], "labels": ["eu", "lab"],
     "capabilities": {"gpu": [{"name": "A100", "memory": 80.0}], "specialization": ["nlp"]},
     "version": "1.0", "platform": "linux", "hostname": "h", "python": "3.11",
@@ -196,7 +197,7 @@ def _said(message: Any, flags: int = 0) -> bytes:
 
 
 def _registration_seeds() -> list[bytes]:
-    whole = plain.encode(_INFO)
+    whole = plain.encode(INFO)
     registered = _said(ms.Register(whole, []))
     sample = _said(ms.Telemetry({"cpu": 0.5, "memory_free": 1 << 30, SECRET: 1}))
     paused = _said(ms.Update(plain.encode({"paused": True, "removed": ["show"]}), []))
@@ -232,7 +233,7 @@ def _mutate_registration(rng: Any, data: bytes) -> bytes:
 def telemetry(data: bytes) -> Feature:
     """Samples of a node's load, one after the other: what is kept are finite numbers."""
     registry = Registry()
-    record = registry.connect("n1", _NODE, cast("Any", _Link()), 1, cast("Any", None))
+    record = registry.connect("n1", NODE, cast("Any", Link()), 1, cast("Any", None))
     assert record is not None
     gateway = cast("Any", SimpleNamespace(registry=registry, **_GATEWAY_PARTS))
     stream = cast("Any", _Stream())

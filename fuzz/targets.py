@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .asking import QUERIES
 from .codec import ARRAYS, DECODER, EXCEPTIONS, MESSAGES, VALUES
 from .nodes import RECORDS, REGISTRATIONS, TELEMETRY
 from .operations import OPERATIONS
@@ -23,4 +24,5 @@ TARGETS: dict[str, Target] = {
     "registrations": REGISTRATIONS,
     "telemetry": TELEMETRY,
     "records": RECORDS,
+    "queries": QUERIES,
 }
