@@ -11,6 +11,7 @@ it needs to be, so that `grep` sees whole names.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable
@@ -87,8 +88,25 @@ def count(number: Any, thing: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON; moments as ISO 8601, everything else that is unknown as text."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+    """Print a value as JSON; moments as ISO 8601, everything else that is unknown as text.
+
+    Infinity and not-a-number, which JSON does not have and nodes may say, are null.
+    """
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), indent=2, ensure_ascii=False, default=_plain)
+    click.echo(text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 def _plain(value: Any) -> Any:

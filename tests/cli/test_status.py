@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from easyremote.cli.output import cell, console, moment
+from easyremote.cli.output import cell, console, moment, print_json
 from easyremote.cli.status import (
     call_lines,
     function_table,
@@ -180,6 +180,14 @@ def test_what_others_chose_cannot_repaint_the_terminal(value: Any, text: str) ->
     """Styles and control characters in names are shown, not obeyed."""
     assert cell(value) == text
     assert text in shown(node_table([{"node_id": value}]))
+
+
+def test_json_is_json_whatever_nodes_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """Infinity is a number for Python and none for JSON."""
+    print_json({"capabilities": [{"memory": float("inf"), "cores": 4}], "x": float("nan")})
+
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert told == {"capabilities": [{"memory": None, "cores": 4}], "x": None}
 
 
 def test_moments_are_in_utc() -> None:
