@@ -122,5 +122,5 @@ def _ask(session: Session, call_id: bytes) -> Explanation:
             state="unknown",
         )  # fmt: skip
     explanation = Explanation(" ".join(str(one) for one in data["sentences"]))
-    explanation.data = data
+    explanation.data = {**data, "call_id": call_id.hex()}
     return explanation

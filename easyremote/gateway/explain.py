@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .calls import STATE_NAMES, CallState, GatewayCall
-from .registry import Offer
+from .registry import Offer, SlotGroup
 
 if TYPE_CHECKING:
     from .core import Gateway
@@ -168,7 +168,7 @@ def _place(call: GatewayCall, offer: Offer, now: float) -> dict[str, Any]:
         state, why = "refused", f"{name} gave this call back; another node is tried first."
     elif group.busy >= group.limit:
         state = "busy"
-        why = f"{name} is busy: {group.busy} calls for {_count(group.slots, 'slot')}."
+        why = f"{name} is busy: {_load(group)}."
         if group.mean_s is not None:
             why = f"{why[:-1]}, {group.mean_s:.3g} s each."
     elif link.streams_available <= 0:
@@ -194,10 +194,7 @@ def _dispatched(gateway: Gateway, call: GatewayCall, told: dict[str, Any], now: 
     if size := told["bytes_waiting"].get("for_node"):
         sentences.append(f"{size:,} bytes of its arguments wait until {record.node_id} takes them.")
     elif group.busy > group.slots:
-        slots = _count(group.slots, "slot")
-        sentences.append(
-            f"That node has {group.busy} calls for {slots}: it may wait there for one."
-        )
+        sentences.append(f"That node has {_load(group)}: it may wait there for one.")
     if call.up is not None and call.up_mid:
         sentences.append("Its caller has not sent all of its arguments.")
     return sentences + _silence(offer, now)
@@ -243,6 +240,10 @@ def _silence(offer: Offer, now: float) -> list[str]:
     left_s = max(0.0, settings.lease_s - heard_s)
     said = f"{offer.record.node_id} was last heard {heard_s:.0f} s ago"
     return [f"{said}; it counts as lost in {left_s:.0f} s if it stays silent."]
+
+
+def _load(group: SlotGroup) -> str:
+    return f"{_count(group.busy, 'call')} for {_count(group.slots, 'slot')}"
 
 
 def _count(number: int, thing: str) -> str:

@@ -32,6 +32,7 @@ from ..handlers import LinkHandler, StreamHandler
 from ..identity.role import Operation, Principal
 from ..link import Link
 from ..log import Log
+from ..transport.listener import place_of
 from ..wire.errors import ErrorCode, RemoteProtocolError
 from ..wire.event import HelloReceived
 from ..wire.message import Kind
@@ -57,6 +58,8 @@ Ts = TypeVarTuple("Ts")
 BOOT_BYTES_MAX = 64
 TASKS_MAX = 16
 """Queries of one session that wait for the disk at once."""
+REPLIES_BYTES_MAX = 64 * 1024 * 1024
+"""Bytes that wait for a client that asks for more."""
 
 
 class Session(LinkHandler):
@@ -84,6 +87,8 @@ class Session(LinkHandler):
             stream, self, dialer=False, outbox=gateway.outbox, settings=gateway.limits.link
         )
         self.address = address_of(stream.peer)
+        self._place = place_of(self.address)
+        self._registration: RegistrationHandler | None = None
         self.node: NodeRecord | None = None
         self.node_id = ""
         self.welcomed = False
@@ -149,7 +154,7 @@ class Session(LinkHandler):
             answer = await self._authenticate_node(hello)
         else:
             answer = Refusal(ErrorCode.PROTOCOL, "a gateway takes clients and nodes", "role")
-        await self._pause()
+        await self._pause(answer)
         if isinstance(answer, Principal):
             answer = self._now(answer)
         if isinstance(answer, Refusal):
@@ -159,15 +164,28 @@ class Session(LinkHandler):
         else:
             self._welcome(answer, {})
 
-    async def _pause(self) -> None:
-        """Let an address that keeps failing wait, whatever the answer is."""
-        delay_s = self.gateway.throttle.delay_s(self.address, trio.current_time())
+    async def _pause(self, answer: Principal | Refusal) -> None:
+        """Let a place that keeps failing wait, whatever the answer is, and who keeps abusing us."""
+        throttle, now = self.gateway.throttle, trio.current_time()
+        delay_s = throttle.delay_s(self._place, now)
+        if isinstance(answer, Principal):
+            delay_s = max(delay_s, throttle.delay_s(_culprit(answer), now))
         if delay_s:
             await trio.sleep(delay_s)
 
     def _now(self, principal: Principal) -> Principal | Refusal:
         """Return what became of a principal while it waited: `recheck` spares strangers."""
-        return self.gateway.store.reader.standing(principal) or principal
+        gateway, user = self.gateway, principal.user
+        if principal.node_id is None:
+            clients = sum(one.welcomed and one.principal.user == user for one in gateway.sessions)
+            if clients >= gateway.limits.clients_user_max:
+                return Refusal(
+                    ErrorCode.OVERLOADED,
+                    f"{clients} clients of {user} are connected already; close some",
+                    "too many clients of one user",
+                    principal.token_id,
+                )
+        return gateway.store.reader.standing(principal) or principal
 
     async def _refuse(self, refusal: Refusal) -> None:
         _log.warning(
@@ -177,8 +195,8 @@ class Session(LinkHandler):
         if refusal.code is ErrorCode.SHUTTING_DOWN:
             return
         gateway, now = self.gateway, trio.current_time()
-        audited = not gateway.throttle.delay_s(self.address, now)
-        gateway.throttle.failed(self.address, now)
+        audited = not gateway.throttle.delay_s(self._place, now)
+        gateway.throttle.failed(self._place, now)
         if audited:
             said = {"cause": refusal.cause, "peer": self.address}
             with trio.CancelScope(shield=True):
@@ -309,10 +327,20 @@ class Session(LinkHandler):
         if kind == Kind.CALL:
             return self.gateway.dispatcher.submit(self, stream, payload, more, end)
         if kind == Kind.QUERY and self.node is None:
+            self._check_replies()
             return QueryHandler(self, stream, payload)
         if kind == Kind.REGISTER and self.node is not None:
-            return RegistrationHandler(self.gateway, self.node, stream, payload, more)
+            if self._registration is not None:
+                self._registration.replaced()
+            self._registration = RegistrationHandler(self.gateway, self.node, stream, payload, more)
+            return self._registration
         raise RemoteProtocolError(ErrorCode.PROTOCOL, f"a stream of kind {kind} is not for you")
+
+    def _check_replies(self) -> None:
+        """Part with a peer that asks and does not take the answers."""
+        waiting = sum(one.queued_bytes for one in self.link.connection.streams.values())
+        if waiting > REPLIES_BYTES_MAX:
+            raise RemoteProtocolError(ErrorCode.ABUSE, "asks for more than it takes")
 
     def on_stream_credit(self, link: Link) -> None:
         """The peer takes more streams: calls that wait for it may go."""
@@ -343,12 +371,20 @@ class Session(LinkHandler):
         self._lost.set()
         if self.welcomed and self.node is None:
             events.client_gone(self, error)
+        if self.welcomed and error is not None and error.code is ErrorCode.ABUSE:
+            self.gateway.throttle.failed(_culprit(self.principal), trio.current_time())
         self.welcomed = False
         record, self.node = self.node, None
         if record is not None:
             self.gateway.registry.disconnect(record, trio.current_time())
-            _log.info("node gone", node_id=record.node_id, reason=error or "goodbye")
+            tell = _log.info if error is None else _log.warning
+            tell("node gone", node_id=record.node_id, reason=error or "goodbye")
         self.gateway.gone(self)
+
+
+def _culprit(principal: Principal) -> str:
+    """Return under what name abuse is counted: no address is called so."""
+    return f"user {principal.user}"
 
 
 def address_of(peer: str) -> str:

@@ -54,7 +54,7 @@ async def test_a_queued_call_hears_of_each_node_that_could_run_it(
     assert (told["places"][0]["busy"], told["places"][0]["slots"]) == (1, 1)
     text = " ".join(told["sentences"])
     assert "1 call waits before it" in text
-    assert "busy is busy: 1 calls for 1 slot" in text
+    assert "busy is busy: 1 call for 1 slot" in text
     assert "draining is stopping" in text
     assert "paused is paused by its owner" in text
     assert "lost is not connected" in text
