@@ -367,6 +367,8 @@ class Relay(StreamHandler):
         if self.up_mid:
             # Inside the segments of a message only their rest could be said, and nobody wants it.
             self.down.reset(ErrorCode.NO_ERROR, "the outcome is there")
+            if self._from_up is not None:
+                self._from_up.drop()  # What waited for the callee was dropped with its stream.
         else:
             self.down.forward(END_ONLY_KIND, END_ONLY, False, True)
 
@@ -396,3 +398,5 @@ class Relay(StreamHandler):
         elif stream is self.down and not self.down_ended:
             self.down_ended = True
             self.on_callee_gone(code, reason, error)
+        elif stream is self.down and self._from_up is not None:
+            self._from_up.drop()  # It had ended before it took all that we had for it.

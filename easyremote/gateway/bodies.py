@@ -19,6 +19,10 @@ from ..values import plain
 from ..wire.errors import ErrorCode, RemoteProtocolError
 from ..wire.message import INLINE_MAX, Reply
 
+REPLY_UNIT_BYTES = 128 * 1024
+"""So much of an answer costs 1 of the abuse budget: it has to be made each time."""
+REPLY_COST_MAX = 10.0
+
 BODY_BYTES_MAX = 4 * 1024 * 1024
 """Largest registration: 4,096 functions of one KiB each."""
 
@@ -26,6 +30,9 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 def send_reply(stream: Stream, value: Any) -> None:
     """Answer a query with a plain value, and end."""
     body = plain.encode(value)
+    stream.link.charge(min(len(body) / REPLY_UNIT_BYTES, REPLY_COST_MAX))
+    if not stream.is_open:
+        return
     if len(body) <= INLINE_MAX:
         stream.send(Reply(body, []), end=True)
     else:

@@ -14,6 +14,7 @@ Source. promises.md T15 and T19.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ GROUP_NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,128}", re.ASCII)
 
 FUNCTIONS_MAX = 4096
 """Functions of one node."""
+WEIGHT_MAX = 4 * 1024 * 1024
+"""Bytes that all descriptions of one node may take: 1 KiB for each of so many functions."""
 SLOTS_MAX = 65536
 TEXT_CHARS_MAX = 16 * 1024
 """Longest documentation or signature that is kept."""
@@ -53,6 +56,7 @@ class FunctionEntry:
         access_level: A level that the caller must hold, or None.
         auth_required: The caller must be an individual.
         facts: The rest of the description, for discovery.
+        weight: About how many bytes it takes to keep all that.
     """
 
     name: str
@@ -66,6 +70,11 @@ class FunctionEntry:
     auth_required: bool
     access_level: str | None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes to keep all that is said."""
+        return len(self.description) + len(self.signature) + weigh(self.facts)
 
 
 @dataclass(slots=True)
@@ -183,6 +192,17 @@ def plain(value: Any, where: str) -> Any:
     return _Copier(where).copy(value, 0)
 
 
+def weigh(value: Any) -> int:
+    """Return about how many bytes a checked plain value takes."""
+    if type(value) is str:
+        return 64 + len(value)
+    if type(value) is list:
+        return 64 + sum(weigh(item) for item in value)
+    if type(value) is dict:
+        return 64 + sum(len(key) + weigh(item) for key, item in value.items())
+    return 64
+
+
 class _Copier:
     """Copies plain data and counts what it copies."""
 
@@ -195,8 +215,10 @@ class _Copier:
         if self.left < 0 or depth > PLAIN_DEPTH_MAX:
             raise BadOffer(f"{self.where} is too large or nested too deeply")
         kind = type(value)
-        if value is None or kind in (bool, float):
+        if value is None or kind is bool:
             return value
+        if kind is float:
+            return value if math.isfinite(value) else str(value)  # JSON has no such numbers.
         if kind is int:
             if value.bit_length() > INT_BITS_MAX:
                 raise BadOffer(f"{self.where} holds an integer of more than {INT_BITS_MAX} bits")

@@ -18,8 +18,8 @@ from ..handlers import StreamHandler
 from ..log import Log
 from ..wire.errors import ErrorCode
 from ..wire.message import Failure, Kind, Register, Registered, Telemetry, Update, decode
-from .bodies import BodyReader
-from .offer import BadOffer, NodeOffer, read_offer
+from .bodies import BODY_BYTES_MAX, BodyReader
+from .offer import FUNCTIONS_MAX, WEIGHT_MAX, BadOffer, NodeOffer, read_offer
 from .recovery import read_held
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 _log = Log("gateway")
 
+NEWS_COST = 1.0 / 16.0
+"""Of the abuse budget, for each registration, change or sample: some 500 a second are free."""
+NEWS_UNIT_BYTES = 128 * 1024
+"""So many bytes of a change cost 1."""
 SAMPLE_VALUES_MAX = 64
 SAMPLE_KEY_CHARS_MAX = 64
 
@@ -44,16 +48,20 @@ class RegistrationHandler(StreamHandler):
         self._record = record
         self._stream = stream
         self._announced = False
+        self._weights: dict[str, int] = {}
         self._body = BodyReader(self._take)
         message = decode(Register, payload)
+        _charge(stream, message)
         self._body.begin(stream, message.info, message.segments, more)
 
     def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         """An update, or a sample."""
         if kind == Kind.TELEMETRY:
+            stream.link.charge(NEWS_COST)
             self._sample(decode(Telemetry, payload).sample)
         elif kind == Kind.UPDATE:
             message = decode(Update, payload)
+            _charge(stream, message)
             self._body.begin(stream, message.info, message.segments, more)
 
     def on_filled(self, stream: Stream, end: bool) -> None:
@@ -64,6 +72,7 @@ class RegistrationHandler(StreamHandler):
         try:
             offer = read_offer(value)
             self._check_scope(offer)
+            self._check_size(offer)
             held, spent = read_held(value)
         except BadOffer as error:
             self._refuse(ErrorCode.BAD_ARGUMENT, str(error))
@@ -71,6 +80,7 @@ class RegistrationHandler(StreamHandler):
         record, gateway = self._record, self._gateway
         whole = not self._announced
         gateway.registry.announce(record, offer, whole=whole)
+        self._forget_groups()
         if whole:
             self._announced = True
             _log.info(
@@ -100,6 +110,33 @@ class RegistrationHandler(StreamHandler):
                     "ask the gateway's operator for one that does"
                 )
 
+    def _check_size(self, offer: NodeOffer) -> None:
+        """Refuse what makes all that the node says too much, however often it says a part."""
+        weights = {name: w for name, w in self._weights.items() if name not in offer.removed}
+        weights.update({entry.name: entry.weight for entry in offer.functions})
+        if len(weights) > FUNCTIONS_MAX:
+            raise BadOffer(f"a node offers at most {FUNCTIONS_MAX} functions")
+        if sum(weights.values()) > WEIGHT_MAX:
+            raise BadOffer(
+                f"the descriptions of all functions of a node have at most {WEIGHT_MAX} bytes; "
+                "shorten documentation and metadata"
+            )
+        self._weights = weights
+
+    def _forget_groups(self) -> None:
+        """Forget slot groups that no function names any more and no call counts in."""
+        record = self._record
+        named = {offer.group.name for offer in record.offers.values()}
+        for name, group in list(record.groups.items()):
+            if name not in named and not group.busy and not group.pools:
+                del record.groups[name]
+
+    def replaced(self) -> None:
+        """A newer registration of the same link counts from now on."""
+        if self._stream.is_open:
+            self._stream.reset(ErrorCode.NO_ERROR, "a newer registration has come")
+            self._stream.release()
+
     def _refuse(self, code: ErrorCode, reason: str) -> None:
         _log.warning("registration refused", node_id=self._record.node_id, reason=reason)
         if self._stream.is_open:
@@ -116,3 +153,8 @@ class RegistrationHandler(StreamHandler):
             if number and len(key) <= SAMPLE_KEY_CHARS_MAX:
                 kept[key] = value
         self._record.sample = kept
+
+
+def _charge(stream: Stream, message: Register | Update) -> None:
+    size_bytes = len(message.info or b"") + sum(message.segments[:1])
+    stream.link.charge(NEWS_COST + min(size_bytes, BODY_BYTES_MAX) / NEWS_UNIT_BYTES)

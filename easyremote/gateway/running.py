@@ -11,6 +11,7 @@ alone. 2) What went wrong is in `error` when `ready` is set.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable
@@ -150,7 +151,13 @@ class Running:
     async def _handle(self, incoming: Incoming) -> None:
         assert self._gateway is not None
         if incoming.protocol == "native":
-            await self._gateway.serve_peer(incoming.stream, incoming.authenticated)
+            with trio.CancelScope(deadline=incoming.deadline) as strangers:
+
+                def authenticated() -> None:
+                    strangers.deadline = math.inf
+                    incoming.authenticated()
+
+                await self._gateway.serve_peer(incoming.stream, authenticated)
         else:
             with trio.move_on_at(incoming.deadline):
                 await answer_http(incoming.stream)

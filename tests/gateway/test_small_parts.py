@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from easyremote.flow import Buffers
 from easyremote.gateway import callers as callers_module
 from easyremote.gateway import routing
 from easyremote.gateway.callers import Caller
@@ -86,7 +87,7 @@ def test_grant_is_good_for_its_dispatch_alone() -> None:
 def test_ids_of_ended_calls_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last `REMEMBERED_MAX` ids are always known, and never more than twice as many."""
     monkeypatch.setattr(callers_module, "REMEMBERED_MAX", 10)
-    caller = Caller("alice")
+    caller = Caller("alice", Buffers(0))
     ids = [n.to_bytes(16, "big") for n in range(100)]
     for index, call_id in enumerate(ids):
         caller.over(call_id, "alice")
