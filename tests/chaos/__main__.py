@@ -61,13 +61,16 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--rate", type=float, default=6.0, help="calls a second of each client")
     parser.add_argument("--gap", type=float, default=2.0, help="longest pause between shots, s")
+    parser.add_argument("--lease", type=float, default=3.0, help="lease of every link, s")
     parser.add_argument("--no-faults", action="store_true", help="leave the links alone")
+    parser.add_argument("--kills-only", action="store_true", help="no stops and no SIGTERM")
     parser.add_argument("--keep", action="store_true", help="keep the logs, whatever comes of it")
     given = parser.parse_args()
     seed = random.randrange(10**6) if given.seed is None else given.seed
     settings = Settings(
         seed=seed, kills=given.kills, limit_s=given.minutes * 60, targets=TARGETS[given.target],
         nodes=given.nodes, clients=given.clients, rate=given.rate, faults=not given.no_faults,
+        lease_s=given.lease, kills_only=given.kills_only,
         gap_s=(0.1 * given.gap, given.gap),
     )  # fmt: skip
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))

@@ -24,15 +24,17 @@ from pathlib import Path
 from easyremote import Client, EasyRemoteError
 
 from .links import Links
-from .shots import Killer, Point, Shot
+from .shots import SIGNALS, Killer, Point, Shot
 from .watch import Tail
 from .world import Proc, Role, World
 
 TICK_S = 0.01
 LOOK_S = 0.003
 KEEP_EVERY_S = 0.25
-POINT_WAIT_S = 0.7
+POINT_WAIT_S = 1.0
 """A shot whose point does not come is fired anyway."""
+LIFE_WAIT_S = 2.5
+"""Before each shot something must run again: who only shoots at the dead learns nothing."""
 OUTLIVE_S = 5.0
 """A worker is gone this long after its agent, at most."""
 START_LIMIT_S = 30.0
@@ -64,6 +66,8 @@ class Settings:
     gap_s: tuple[float, float] = (0.2, 2.0)
     faults: bool = True
     """Whether the links of one node and of one client have faults, too."""
+    kills_only: bool = False
+    """No stops, no SIGTERM: every shot is kill -9."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +135,13 @@ class Campaign:
     def _shoot(self) -> None:
         settings = self.settings
         killer = Killer(
-            settings.seed, settings.targets, lease_s=settings.lease_s, gap_s=settings.gap_s
-        )
+            settings.seed, settings.targets, lease_s=settings.lease_s, gap_s=settings.gap_s,
+            signals={signal.SIGKILL: 1} if settings.kills_only else SIGNALS,
+        )  # fmt: skip
         until = time.monotonic() + settings.limit_s
         keep_at = fire_at = time.monotonic()
         fault_at = time.monotonic() if self.links.ports else until
+        alive = Tail(self.world.markers)
         while self.kills < settings.kills and time.monotonic() < until:
             now = time.monotonic()
             if now >= keep_at:
@@ -148,10 +154,11 @@ class Campaign:
                 self.links.apply(step)
                 self._note(f"{step.link} {step.fault} {step.duration_s:g} {step.direction}")
                 fault_at = now + gap_s
-            if now >= fire_at:
+            if now >= fire_at and (alive.marks() or now >= fire_at + LIFE_WAIT_S):
                 shot = killer.shot()
                 self._aim_and_fire(shot)
                 fire_at = time.monotonic() + shot.pause_s
+                alive.skip()
             time.sleep(TICK_S)
 
     def _heal(self) -> None:

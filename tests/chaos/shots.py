@@ -74,13 +74,15 @@ class Killer:
     """Draws shots and faults of links."""
 
     def __init__(
-        self, seed: int, targets: Collection[Role], *, lease_s: float, gap_s: tuple[float, float]
-    ) -> None:
+        self, seed: int, targets: Collection[Role], *, lease_s: float, gap_s: tuple[float, float],
+        signals: Mapping[signal.Signals, int] = SIGNALS,
+    ) -> None:  # fmt: skip
         self._shots = random.Random(f"{seed} shots")
         self._faults = random.Random(f"{seed} faults")
         self._weights = {role: weight for role, weight in ROLES.items() if role in targets}
         self._lease_s = lease_s
         self._gap_s = gap_s
+        self._signals = signals
 
     def shot(self) -> Shot:
         """Draw the next shot."""
@@ -89,7 +91,7 @@ class Killer:
         late_s = {Point.STARTED: 0.05, Point.RESULT: 0.01}.get(point, 0.0)
         return Shot(
             role=_pick(rng, self._weights),
-            number=_pick(rng, SIGNALS),
+            number=_pick(rng, self._signals),
             point=point,
             delay_s=rng.choice((0.0, rng.uniform(0.0, late_s))),
             stop_s=rng.choice((0.2, 0.6, 1.7)) * self._lease_s,

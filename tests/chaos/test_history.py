@@ -55,6 +55,7 @@ def test_an_honest_history_has_no_violation() -> None:
     assert verdict.violations == []
     assert (verdict.calls, verdict.results, verdict.widowed, verdict.runs) == (6, 3, 1, 5)
     assert verdict.errors == {"NodeLostError": 2}
+    assert (verdict.repeated, verdict.duplicates) == (1, 0)
     assert (verdict.not_run, verdict.said_not_run) == (1, 1)
 
 
@@ -66,12 +67,6 @@ def test_an_honest_history_has_no_violation() -> None:
         ([submit("a"), over()], ran("a"), "lost", "lost inside the client"),
         ([submit("a"), result("a"), over()], ran("a") + ran("a"), "duplicates", "ran 2 times"),
         ([submit("a"), result("a"), over()], ran("a", 1) + ran("a", 2), "duplicates", "ran 2"),
-        (
-            [submit("a", "again"), result("a"), over()],
-            ran("a", 2) + ran("a", 2),
-            "duplicates",
-            "ran 2 times",
-        ),
         ([submit("a"), error("a", may=False), over()], ran("a"), "wrong_flags", "but it ran"),
         ([submit("a"), result("a"), over()], "", "", "although it never ran"),
         ([submit("a"), result("a", right=False), over()], ran("a"), "", "the wrong value"),
