@@ -30,6 +30,8 @@ def settle_or_repeat(call: OutgoingCall, error: BaseException, *, idempotent: bo
         error: How it failed.
         idempotent: Whoever registered the function says that it may run twice.
     """
+    if call.tried and isinstance(error, EasyRemoteError):
+        error.may_have_run = True  # An attempt before may have, whatever became of this one.
     policy = call.retry
     if policy is None:
         policy = REGISTERED_IDEMPOTENT if idempotent else NEVER
@@ -43,7 +45,7 @@ def settle_or_repeat(call: OutgoingCall, error: BaseException, *, idempotent: bo
     if too_late or not session.throttle.failed():
         call.settle(error=error)
         return
-    call.begin_again(new_id())
+    call.begin_again(new_id(), may_have_run=getattr(error, "may_have_run", True))
     session.timers.after(pause, partial(_go, call, error))
 
 

@@ -140,11 +140,11 @@ class OutgoingCall(Reporting, StreamHandler):
         """Whether it was asked to stop."""
         return self._cancel is not None
 
-    def begin_again(self, call_id: bytes) -> None:
+    def begin_again(self, call_id: bytes, *, may_have_run: bool) -> None:
         """Become another call, with the same arguments and for the same future."""
         self.call_id = call_id
         self.attempts += 1
-        self.tried = True
+        self.tried = self.tried or may_have_run
         self.stream, self._since = None, 0
         self.sent = self.accepted = self.ended = False
         if self._payload is not None:

@@ -401,7 +401,7 @@ class Session:
 
     def _fail_closed(self, exchange: Exchange) -> None:
         error = TaskCancelledError(self._closed)
-        error.may_have_run = bool(getattr(exchange, "sent", False))
+        error.may_have_run = any(getattr(exchange, what, False) for what in ("sent", "tried"))
         future = exchange.future
         exchange.fail(error)
         if future is not None:

@@ -14,6 +14,7 @@ from easyremote.client.client import Client
 from easyremote.client.options import Route
 from easyremote.client.retry import RetryPolicy, Throttle, pause_s
 from easyremote.errors import (
+    EasyRemoteError,
     InfeasibleError,
     NodeLostError,
     OverloadedError,
@@ -96,6 +97,44 @@ def test_a_function_may_be_registered_as_idempotent(
     gateway.next_call().result(3)
 
     assert future.result(WAIT_S) == 3
+
+
+def test_an_earlier_attempt_that_may_have_run_is_not_forgotten(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    """The last attempt did not begin, but the call may have run: its first attempt was lost."""
+    future = submit(client, RetryPolicy(2, idempotent=True))
+    gateway.next_call().fail(ErrorCode.NODE_LOST, maybe=True)
+    gateway.next_call().fail(ErrorCode.NO_NODE)
+
+    error = future.exception(WAIT_S)
+    assert isinstance(error, EasyRemoteError)
+    assert error.may_have_run is True
+
+
+def test_attempts_that_never_began_leave_no_doubt(gateway: ScriptedGateway, client: Client) -> None:
+    """Nobody has to fear that a call ran which was refused each time."""
+    future = submit(client, CAREFUL)
+    gateway.auto = lambda call: call.fail(ErrorCode.OVERLOADED)
+
+    error = future.exception(WAIT_S)
+    assert isinstance(error, OverloadedError)
+    assert error.may_have_run is False
+
+
+def test_a_client_that_closes_in_a_pause_does_not_deny_the_attempt_before(
+    gateway: ScriptedGateway, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two attempts nothing is sent, and the first one may have run."""
+    monkeypatch.setattr(again_module, "pause_s", lambda *_: 60.0)
+    future = submit(client, IDEMPOTENT)
+    gateway.next_call().fail(ErrorCode.NODE_LOST, maybe=True)
+    gateway.do(lambda: None)  # The failure has arrived.
+    client.close()
+
+    error = future.exception(WAIT_S)
+    assert isinstance(error, EasyRemoteError)
+    assert error.may_have_run is True
 
 
 def test_attempts_are_bounded(gateway: ScriptedGateway, client: Client) -> None:
