@@ -33,10 +33,15 @@ class Start:
     """One start of a body."""
 
     at: float
+    number: int
     call_id: bytes
     attempt: int
     node: str
     boot: int
+
+
+NESTED_STEP = 1_000_000
+"""Between the numbers of a call and of the one that it makes."""
 
 
 class PlannedError(ValueError):
@@ -53,13 +58,14 @@ def _begin(name: str, number: int) -> list[Any]:
     task, script = current_task.get(), SCRIPT.get()
     assert task is not None
     world, node = script.host.world, script.host
-    start = Start(trio.current_time(), task.call.call_id, task.call.attempt, node.name, node.boots)
-    world.started(start)
+    call = task.call
+    start = Start(trio.current_time(), number, call.call_id, call.attempt, node.name, node.boots)
+    world.starts.setdefault(number, []).append(start)
     world.log.say(
         node.name, "body starts", fn=name, call=number, id=start.call_id.hex()[:8],
         attempt=start.attempt,
     )  # fmt: skip
-    return [answer(number), start.node, start.boot, start.attempt]
+    return [answer(number), start.node, start.boot, start.call_id]
 
 
 async def plain(number: int) -> list[Any]:
@@ -134,14 +140,14 @@ async def nested(number: int, depth: int) -> list[Any]:
     script = SCRIPT.get()
     if depth <= 0:
         return said
-    future = script.session.submit(Route("nested"), (number + 1, depth - 1), {})
+    future = script.session.submit(Route("nested"), (number + NESTED_STEP, depth - 1), {})
     below = await future
     return [said[0] + below[0], *said[1:]]
 
 
 def nested_answer(number: int, depth: int) -> int:
     """What `nested` returns."""
-    return sum(answer(number + level) for level in range(depth + 1))
+    return sum(answer(number + level * NESTED_STEP) for level in range(depth + 1))
 
 
 BODIES: dict[str, Callable[..., Any]] = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
-from easyremote import __version__
+from easyremote.client.client import Client
 from easyremote.client.dialer import ClientLink
 from easyremote.client.session import Session
 from easyremote.config import Address
@@ -22,7 +22,7 @@ from easyremote.gateway.core import Gateway
 from easyremote.gateway.database import StoreError
 from easyremote.gateway.state import GatewayState
 from easyremote.gateway.store import Store
-from easyremote.identity.credential import Resolved
+from easyremote.identity.credential import Credential
 from easyremote.link import Link
 from easyremote.node.agent import Agent
 from easyremote.node.process import ExitStatus
@@ -38,7 +38,7 @@ from tests.sim import functions
 from tests.sim.bridge import BodyLoop, LoopBridge
 from tests.sim.network import End
 from tests.sim.seeded import child
-from tests.sim.stage import Host
+from tests.sim.stage import HOST, Host
 
 if TYPE_CHECKING:
     from .world import World
@@ -235,6 +235,7 @@ class NodeHost(Host):
                 cast("Any", object()), connect=self._dial, rng=child(world.seed, f"{self.name}!"),
                 intensity=RestartIntensity(restarts_max=world.scenario.restarts_max),
             )  # fmt: skip
+            agent._orphans.ttl_s = world.scenario.orphan_s
             agent.family._run_script = self._start_script  # type: ignore[method-assign]
             await agent.serve(lambda: self._start_script(None), self.spec)
             self.nursery.cancel_scope.cancel()
@@ -296,39 +297,49 @@ class ClientHost(Host):
     async def main(self) -> None:
         """Connect, and stay until killed; a program that cannot connect ends and is run again."""
         world = self.world
-        refused = trio.Event()
-        token = world.tokens[self.user]
-
-        def resolve() -> Resolved:
-            return Resolved((ADDRESS,), PIN, token, "simulation")
-
+        self._refused = trio.Event()
+        credential = Credential(world.tokens[self.user], PIN, (ADDRESS,))
         async with trio.open_nursery() as self.nursery:
-            bridge = LoopBridge(self.nursery)
-            link = ClientLink(
-                resolve, {"version": __version__}, network=cast("Any", HostNetwork(self)),
-                backoff=Backoff(rng=child(world.seed, f"{self.name}{self.boots}")), io=bridge,
-                settings=world.scenario.link,
-            )  # fmt: skip
-            session = Session(link)
+            client = Client(auth=credential, network=cast("Any", HostNetwork(self)))
+            session, self.link = client._make()
             session.timers = Timers(trio.current_time, start=self.nursery.start_soon)
-            self._tell(link, session, refused)
-            session.start()
-            self.link = link
-            await refused.wait()
+            self._listen(self.link, session)
+            await self._refused.wait()
             self.nursery.cancel_scope.cancel()
 
-    def _tell(self, link: ClientLink, session: Session, refused: trio.Event) -> None:
-        def taken_in(info: dict[str, object]) -> None:
-            session.user, session.role = str(info.get("user")), str(info.get("role"))
+    def make_link(self, resolve: Any, hello: Any, *, network: Any) -> ClientLink:
+        """Make the link of this host; the product's `Client` calls this in place of the class."""
+        world = self.world
+        assert self.nursery is not None
+        return ClientLink(
+            resolve, hello, network=network, io=LoopBridge(self.nursery),
+            backoff=Backoff(rng=child(world.seed, f"{self.name}{self.boots}")),
+            settings=world.scenario.link,
+        )  # fmt: skip
+
+    def _listen(self, link: ClientLink, session: Session) -> None:
+        """Hear what the session hears."""
+        taken_in, refused = link._taken_in, link._refused
+        assert taken_in is not None and refused is not None
+
+        def hear_taken_in(info: dict[str, object]) -> None:
+            taken_in(info)
             self.session = session
 
-        def turned_away(error: Any) -> None:
+        def hear_refused(error: Any) -> None:
             self.world.log.say(self.name, "is refused", error=type(error).__name__)
-            session.link_refused(error)
-            refused.set()
+            refused(error)
+            self._refused.set()
 
-        link.tell(taken_in, turned_away)
+        link.tell(hear_taken_in, hear_refused)
 
     def torn(self) -> None:
         """Forget everything."""
         self.session = self.link = None
+
+
+def client_link(resolve: Any, hello: Any, *, network: Any) -> ClientLink:
+    """Make the link of the client on whose host this is called."""
+    host = HOST.get()
+    assert isinstance(host, ClientHost)
+    return host.make_link(resolve, hello, network=network)

@@ -48,7 +48,6 @@ def _node(host: NodeHost) -> dict[str, int]:
         "nested calls": sum(call.waiting for call in agent._nested),
         "bytes buffered": agent._buffers.used_bytes,
         "calls held": agent.family.main.held,
-        "timers": len(agent._timers),
         "calls in workers": sum(worker.in_flight for worker in workers),
         "nested calls unsettled": sum(len(script.session.unsettled) for script in scripts),
     }

@@ -23,14 +23,16 @@ from typing import Any, Self
 
 import trio
 
+from easyremote.client import client as client_module
 from easyremote.errors import OverloadedError
 
 from .checkers import all_decided, check_all
 from .coverage import Probes
 from .faulting import heal_all, plan_faults, run_faults
+from .hosts import client_link
 from .leaks import check_leaks
 from .scenario import Scenario, draw
-from .seeded import child, run
+from .seeded import Replacement, child, run
 from .stage import install_queue
 from .workload import CallPlan, make_call, plan_calls, run_workload
 from .world import Template, World
@@ -85,9 +87,13 @@ class Bench:
                     _fill(report, world)
                 nursery.cancel_scope.cancel()
 
+        replacements: list[Replacement] = [
+            *scenario.replacements(seed), *probes.replacements(),
+            (client_module, "ClientLink", client_link),
+        ]  # fmt: skip
         try:
             with _alarm():
-                run(seed, main, [*scenario.replacements(seed), *probes.replacements()])
+                run(seed, main, replacements)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise

@@ -12,9 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from easyremote.client import client as client_module
 from easyremote.client import session as client_session
+from easyremote.gateway import recovery
 from easyremote.gateway.limits import GatewayLimits
-from easyremote.node import agent_session
+from easyremote.node import agent_nested, agent_orphans, agent_session
 from easyremote.wire.settings import Settings
 from tests.faults import Fault
 
@@ -59,6 +61,8 @@ class Scenario:
     limits: GatewayLimits
     dial_s: float
     patience_s: float
+    sent_patience_s: float
+    orphan_s: float
     restarts_max: int
     flood: bool
 
@@ -85,7 +89,8 @@ class Scenario:
     def decision_s(self) -> float:
         """Time after which every call has an outcome once nothing is wrong any more."""
         waits = (
-            self.patience_s, self.limits.client_grace_s, self.limits.offline_grace_s,
+            self.sent_patience_s, self.orphan_s, recovery.RETURN_S,
+            self.limits.client_grace_s, self.limits.offline_grace_s,
             self.limits.stall_s + 1.0, 2 * self.link.lease_s,
         )  # fmt: skip
         # Calls of one function may wait for one another: that is what the flood is about.
@@ -95,7 +100,13 @@ class Scenario:
     @property
     def forget_s(self) -> float:
         """Time after which nothing is remembered of calls that are over."""
-        return max(self.limits.result_ttl_s, self.limits.client_grace_s) + 2 * self.link.lease_s + 5
+        kept_s = max(self.limits.result_ttl_s, self.limits.client_grace_s)
+        return kept_s + self.orphan_s + 2 * self.link.lease_s + 5.0
+
+    @property
+    def asked_s(self) -> float:
+        """How long a restarted gateway is asked for calls of its past."""
+        return self.sent_patience_s + 10.0
 
     def replacements(self, seed: int) -> list[Replacement]:
         """Return the timers that are constants of the product, as this run has them."""
@@ -108,9 +119,20 @@ class Scenario:
 
         return [
             (client_session, "PATIENCE_S", self.patience_s),
+            (client_session, "SENT_PATIENCE_S", self.sent_patience_s),
+            (recovery, "ASKED_S", self.asked_s),
+            (agent_orphans, "RESULT_TTL_S", self.limits.result_ttl_s),
+            (agent_orphans, "SPENT_S", self.asked_s + 10.0),
+            (agent_nested, "ORPHAN_TTL_S", self.orphan_s),
+            (client_module, "_retire", _nothing),
+            (client_module, "_live", client_module._Live()),
             (agent_session, "gateway_link_settings", settings),
             (agent_session, "node_secret", secret),
         ]
+
+
+def _nothing(*_: object) -> None:
+    """Nobody collects the clients of a run before it is over."""
 
 
 BODY_S_MAX = 8.0
@@ -151,5 +173,6 @@ def draw(seed: int) -> Scenario:
         calls=rng.randint(20, 60), latency_s=latency_s,
         capacity_bytes=rng.choice(capacities), link=link, limits=limits,
         dial_s=rng.choice((2.0, 5.0)), patience_s=rng.choice((6.0, 12.0)),
+        sent_patience_s=rng.choice((21.0, 40.0)), orphan_s=rng.choice((8.0, 30.0)),
         restarts_max=rng.choice((5, 1000, 1000)), flood=flood,
     )  # fmt: skip

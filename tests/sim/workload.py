@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from easyremote.client.function import open_stream
-from easyremote.client.options import Route
-from easyremote.wire.message import FLAG_DETACHED, FLAG_IDEMPOTENT
+from easyremote.client.options import route
 
 from .functions import answer, nested_answer
 from .hosts import ClientHost
@@ -157,12 +156,19 @@ def _arguments(plan: CallPlan) -> tuple[Any, ...]:
     return plan.args
 
 
+def _options(world: World, plan: CallPlan) -> dict[str, Any]:
+    options: dict[str, Any] = {"idempotent": plan.idempotent, "detached": plan.detached}
+    if plan.deadline_s is not None:
+        options["timeout"] = plan.deadline_s
+    if plan.node is not None:
+        options["node_id"] = world.nodes[plan.node].name
+    return options
+
+
 async def _call(world: World, client: ClientHost, plan: CallPlan) -> None:
     session = client.session
     assert session is not None
-    flags = (FLAG_IDEMPOTENT if plan.idempotent else 0) | (FLAG_DETACHED if plan.detached else 0)
-    nodes = None if plan.node is None else [world.nodes[plan.node].name]
-    to = Route(plan.fn, nodes, {}, plan.deadline_s, flags)
+    to = route(plan.fn, _options(world, plan))
     stream = None
     try:
         if plan.fn in ("count", "mirror"):
@@ -176,7 +182,6 @@ async def _call(world: World, client: ClientHost, plan: CallPlan) -> None:
     source: Any = future._source
     record = CallRecord(plan, client.name, client.boots, source.call_id, trio.current_time())
     record.future = future
-    world.records[record.call_id] = record
     world.calls.append(record)
     world.log.say(
         client.name, "calls", fn=plan.fn, call=plan.number, id=record.call_id.hex()[:8],
@@ -216,6 +221,7 @@ def decide(world: World, record: CallRecord, value: Any, error: BaseException | 
         return
     record.decided_at = trio.current_time()
     record.value, record.error = value, error
+    record.call_id = record.future._source.call_id  # Of the last attempt.
     world.log.say(
         record.client, "outcome", call=record.plan.number, id=record.call_id.hex()[:8],
         outcome=record.outcome(), may_have_run=getattr(error, "may_have_run", None),

@@ -55,8 +55,8 @@ class World:
         scenario: What the seed drew.
         log: What happened.
         violations: (promise, sentence): what should not have happened.
-        records: The calls that clients made, by call id.
-        starts: Every start of a body, by call id.
+        calls: The calls that clients made.
+        starts: Every start of a body, by the number of the call.
         faults: How often each kind of trouble was made.
         reached: What rare things happened.
         wall_offset_s: How far the gateway's wall clock is off.
@@ -76,9 +76,8 @@ class World:
         self.timers = Timers(trio.current_time)
         self.network = SimNetwork(self.timers)
         self.violations: list[tuple[str, str]] = []
-        self.records: dict[bytes, CallRecord] = {}
         self.calls: list[CallRecord] = []
-        self.starts: dict[bytes, list[Start]] = {}
+        self.starts: dict[int, list[Start]] = {}
         self.faults: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()
         self.disk_full = False
@@ -129,10 +128,6 @@ class World:
     def next_pid(self) -> int:
         """Return the number of a new process."""
         return next(self._pids)
-
-    def started(self, start: Start) -> None:
-        """A body starts."""
-        self.starts.setdefault(start.call_id, []).append(start)
 
     def violation(self, promise: str, sentence: str, *, detail: str = "") -> None:
         """Something happened that was promised not to."""
