@@ -50,7 +50,7 @@ class Buffers:
     def is_full(self) -> bool:
         """Whether no more is welcome."""
         whole = self._whole
-        return self.used_bytes > self.limit_bytes or (whole is not None and whole.is_full)
+        return self.held_bytes > self.limit_bytes or (whole is not None and whole.is_full)
 
     @property
     def is_abused(self) -> bool:

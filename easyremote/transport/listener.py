@@ -67,6 +67,8 @@ _BACKLOG = 512
 _ACCEPTS_PER_TURN = 64
 _TOLD_EVERY_S = 10.0
 """How often the log says that connections were turned away."""
+_CLOSE_WAIT = 8
+"""State of a TCP connection whose peer has closed, as Linux numbers it."""
 _FULL_PAUSE_S = 0.1
 """Pause after the system has run out of descriptors or memory."""
 _FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -294,9 +296,20 @@ async def _peek_first_record(sock: socket.socket) -> bytes:
             data = sock.recv(wanted, socket.MSG_PEEK)
             if len(data) >= wanted > RECORD_HEADER_BYTES:
                 return data
+            if _hung_up(sock):
+                return b""
         # The socket is readable and stays so: waiting for it would spin.
         await trio.sleep(pause_s)
         pause_s = min(2 * pause_s, pause_max_s)
+
+
+def _hung_up(sock: socket.socket) -> bool:
+    """Return whether the peer has closed its side behind what it sent; False where unknown.
+
+    What was peeked at hides the end behind it, and nobody who begins a handshake ends in the middle.
+    """
+    info = getattr(socket, "TCP_INFO", None)
+    return info is not None and sock.getsockopt(socket.IPPROTO_TCP, info, 1)[0] == _CLOSE_WAIT
 
 
 async def _send_away(sock: socket.socket, address: Address, answer: bytes) -> None:

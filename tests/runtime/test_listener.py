@@ -405,3 +405,17 @@ async def test_a_crowd_that_is_turned_away_fills_no_log(
         assert len(nursery.child_tasks) == tasks
     lines = [r for r in caplog.records if "too many connections" in r.getMessage()]
     assert len(lines) == 1
+
+
+async def test_whoever_hangs_up_inside_its_hello_gives_its_seat_back_at_once(
+    identity: ServerIdentity,
+) -> None:
+    """Half of a ClientHello and a close do not keep a seat for ten seconds."""
+    async with running(identity) as (listener, incoming, _):
+        stream = plain(listener.port)
+        assert stream.try_send(memoryview(b"\x16\x03\x01")) == 3
+        await strangers_are(listener, 1)
+        stream.close_now()
+        with trio.fail_after(2.0):
+            await strangers_are(listener, 0)
+        assert incoming == []
