@@ -77,6 +77,14 @@ def test_an_exception_is_a_finding_with_its_input(
     assert command.main(["tokens", "--input", "00"]) == 0
 
 
+def test_jobs_share_the_executions(capfd: pytest.CaptureFixture[str]) -> None:
+    """Together they run exactly as many as were asked for."""
+    assert command.main(["tokens", "--executions", "301", "--jobs", "2"]) == 0
+
+    told = [line.split() for line in capfd.readouterr().out.splitlines()]
+    assert sorted(int(words[1]) for words in told if words[0] == "tokens") == [150, 151]
+
+
 def test_an_input_that_is_slow_three_times_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time is that of the processor: an input that only waits is not slow."""
     monkeypatch.setattr(engine_module, "SLOW_S", 0.01)

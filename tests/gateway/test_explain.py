@@ -169,6 +169,30 @@ async def test_a_call_whose_caller_is_away_says_so(world: World, autojump_clock:
 
 
 @pytest.mark.trio
+async def test_a_call_that_is_held_after_a_restart_says_for_whom(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """How many nodes are awaited and for how long; when one is back, it runs there."""
+    recovery = world.gateway.recovery
+    recovery.expected.add("n1")
+    client = await world.client()
+    call_id = new_id()
+    client.call("f", call_id=call_id)
+    told = await explained(client, call_id)
+
+    assert (told["phase"], told["state"]) == ("held", "queued")
+    assert "restarted" in told["sentences"][0]
+    assert "waits for 1 node, for 20 s at most" in told["sentences"][0]
+    seen = gauges(world.gateway)
+    assert (seen["calls_held"], seen["nodes_awaited"], seen["calls_pending"]) == (1, 1, 1)
+
+    node = await world.node("n1", function("f"))
+    await node.wait_given()
+    assert (await explained(client, call_id))["phase"] == "dispatched"
+    assert gauges(world.gateway)["calls_held"] == 0
+
+
+@pytest.mark.trio
 async def test_gauges_return_to_where_they_were(world: World, autojump_clock: MockClock) -> None:
     """What calls and clients take shows, and is gone when they are."""
     node = await world.node("n1", function("f"))
