@@ -82,7 +82,7 @@ class ReceiveBuffer:
         return True
 
     def forget(self) -> None:
-        """Drop everything, memory included: the connection is over, and what still comes is ignored.
+        """Drop everything, memory included: it is over, and what still comes is ignored.
 
         Whoever holds on to a connection that is over must not hold its buffer, too: peers that come
         and go would fill the memory faster than it is searched for what nobody needs.

@@ -306,7 +306,7 @@ async def _peek_first_record(sock: socket.socket) -> bytes:
 def _hung_up(sock: socket.socket) -> bool:
     """Return whether the peer has closed its side behind what it sent; False where unknown.
 
-    What was peeked at hides the end behind it, and nobody who begins a handshake ends in the middle.
+    What was peeked at hides the end behind it, and no honest handshake ends in the middle.
     """
     info = getattr(socket, "TCP_INFO", None)
     return info is not None and sock.getsockopt(socket.IPPROTO_TCP, info, 1)[0] == _CLOSE_WAIT
