@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from .campaign import Campaign, Settings, run_campaign
@@ -34,9 +35,13 @@ class Progress:
 
     def __init__(self) -> None:
         self._began = self._said = time.monotonic()
+        self._violations = 0
 
     def __call__(self, campaign: Campaign) -> None:
         now = time.monotonic()
+        for violation in campaign.violations[self._violations :]:
+            say(f"{now - self._began:6.0f} s  {violation}")
+        self._violations = len(campaign.violations)
         if now - self._said < PROGRESS_EVERY_S:
             return
         self._said = now
@@ -50,7 +55,7 @@ class Progress:
         )
 
 
-def main() -> int:
+def main(words: Sequence[str]) -> int:
     """Run a campaign and print what came of it."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=2.0, help="at most so long")
@@ -65,7 +70,7 @@ def main() -> int:
     parser.add_argument("--no-faults", action="store_true", help="leave the links alone")
     parser.add_argument("--kills-only", action="store_true", help="no stops and no SIGTERM")
     parser.add_argument("--keep", action="store_true", help="keep the logs, whatever comes of it")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     seed = random.randrange(10**6) if given.seed is None else given.seed
     settings = Settings(
         seed=seed, kills=given.kills, limit_s=given.minutes * 60, targets=TARGETS[given.target],
@@ -85,10 +90,10 @@ def main() -> int:
             shutil.rmtree(folder)
         return 0
     say("\n".join(["", *report.violations[:50]]))
-    again = " ".join([*sys.argv[1:], *([] if given.seed is not None else ["--seed", str(seed)])])
+    again = " ".join([*words, *([] if given.seed is not None else ["--seed", str(seed)])])
     say(f"\nlogs: {folder}\nagain: python -m tests.chaos {again}")
     return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
