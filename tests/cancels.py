@@ -22,10 +22,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 import easyremote
 from easyremote import TaskCancelledError, TaskTimeoutError, WorkerCrashedError, remote
@@ -36,8 +38,12 @@ NODES = 4
 SLACK_S = 2.0
 LOST_S = 40.0
 """A call without an outcome after this time counts as hung."""
-QUIET_S = 30.0
-"""Time in which the nodes must be as they were, after the last outcome."""
+QUIET_S = 120.0
+"""Time in which the nodes must be as they were, after the last outcome. A body that was leaked
+stays for ever; processes that are started again may need long on a busy machine."""
+IDLE_SHARE = 0.05
+"""Share of a core that a process without a call may use."""
+LOOK_S = 1.0
 
 BODIES = """
 import asyncio, ctypes, time
@@ -199,7 +205,7 @@ def run(cluster: Cluster, count: int, seed: int) -> Report:
 
 
 def left_over(cluster: Cluster) -> list[str]:
-    """Wait until every node takes calls and no process runs a call; return what does not end."""
+    """Wait until every node takes calls and no process runs a body; return what does not end."""
     for node in cluster.nodes:
         until = time.monotonic() + QUIET_S
         while True:
@@ -210,11 +216,30 @@ def left_over(cluster: Cluster) -> list[str]:
                 if time.monotonic() > until:
                     return [f"{node} does not serve any more: {error!r}"]
                 time.sleep(0.1)
+    until = time.monotonic() + QUIET_S
+    while busy := busy_ones(cluster):
+        if time.monotonic() > until:
+            return [f"a body was leaked: {process!r}" for process in busy]
     cluster.end_nodes()
     until = time.monotonic() + QUIET_S
     while (left := cluster.members()) and time.monotonic() < until:
         time.sleep(0.1)
     return [f"left over: {process!r}" for process in left]
+
+
+def busy_ones(cluster: Cluster) -> list[psutil.Process]:
+    """Return the processes of nodes that use the processor, though nobody calls anything."""
+
+    def used() -> dict[psutil.Process, float]:
+        times = {}
+        for process in cluster.members():
+            with suppress(psutil.Error):
+                times[process] = sum(process.cpu_times()[:2])
+        return times
+
+    before = used()
+    time.sleep(LOOK_S)
+    return [p for p, at in used().items() if at - before.get(p, 0.0) > IDLE_SHARE * LOOK_S]
 
 
 @contextmanager

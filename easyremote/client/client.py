@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -45,8 +46,9 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 30.0
 """For the name, TCP, TLS and the greeting together; each has a shorter limit of its own."""
-FLUSH_S = 2.0
-"""Time that calls have to reach the gateway when a client is closed: detached ones go on."""
+FLUSH_S = 1.0
+"""Time that calls have to reach the gateway when a client is closed: detached ones go on. A program
+that was interrupted, or drops its client, is over within two seconds, however many there are."""
 
 
 class Client:
@@ -311,19 +313,20 @@ class _Live:
     def end_all(self) -> None:
         with self._lock:
             ending, self._all = self._all, {}
+        until = time.monotonic() + FLUSH_S
         for session, link in ending.items():
-            _end(session, link)
+            _end(session, link, max(0.0, until - time.monotonic()))
 
 
 _live = _Live()
 atexit.register(_live.end_all)
 
 
-def _end(session: Session, link: ClientLink) -> None:
+def _end(session: Session, link: ClientLink, flush_s: float | None = None) -> None:
     """Let calls reach the gateway, say goodbye, settle what is left."""
     _live.remove(session)
     if session.unsettled and not link.closed:
-        session.wait_accepted(FLUSH_S)
+        session.wait_accepted(FLUSH_S if flush_s is None else flush_s)
     session.close("the client was closed before the call had an outcome")
     link.close()
 

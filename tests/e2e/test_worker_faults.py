@@ -139,7 +139,8 @@ def cluster(cluster_factory: Callable[[], Cluster]) -> Iterator[Cluster]:
 
 
 def _call(name: str, *args: Any, node: str = "n1", **options: Any) -> Future[Any]:
-    return remote(node, name, **options)(*args)
+    future: Future[Any] = remote(node, name, **options)(*args)
+    return future
 
 
 def _left() -> list[psutil.Process]:
@@ -163,7 +164,7 @@ def _serves_again(limit_s: float = WAIT_S) -> None:
 
     def answers() -> bool:
         try:
-            return _call("pid").result(limit_s) > 0
+            return bool(_call("pid").result(limit_s))
         except easyremote.EasyRemoteError:
             return False
 

@@ -260,6 +260,15 @@ class ScriptedAgent(LinkHandler):
 
         self.io.post(close)
 
+    def drain(self, reason: str) -> None:
+        """Say that the process will be ended soon."""
+
+        def drain() -> None:
+            assert self.link is not None
+            self.link.drain(reason)
+
+        self.io.post(drain)
+
     def vanish(self) -> None:
         """End without a word, as a process that was killed."""
         self._sock.shutdown(socket.SHUT_RDWR)

@@ -132,6 +132,26 @@ def test_stuck_body_is_settled_and_keeps_its_slot(monkeypatch: pytest.MonkeyPatc
         assert waiting.result() == 1
 
 
+def test_calls_behind_a_stuck_body_are_handed_back() -> None:
+    """Before its process is ended a worker refuses what it has not begun: that has not run."""
+    with rig() as made:
+        go, ran = threading.Event(), []
+        made.register(lambda: go.wait(WAIT_S), name="stuck")
+        made.register(lambda: ran.append(1), name="second")
+        agent = made.start()
+        first = agent.call("stuck")
+        first.next("started")
+        second = agent.call("second")
+        agent.drain("it is started again")
+        failure = second.failure()
+        go.set()
+
+        assert (failure.code, failure.maybe_executed) == (ErrorCode.OVERLOADED, False)
+        assert failure.retry_after_s == executor.RETRY_AFTER_S
+        assert first.result() is True
+        assert ran == []
+
+
 def test_interrupt_never_hits_another_call() -> None:
     """Bodies that end just as they are interrupted harm nobody: every other call has its result."""
     with rig() as made:
