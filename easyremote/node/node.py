@@ -159,6 +159,13 @@ class ComputeNode:
         name, signature and docstring are what callers see. Functions that are registered while
         the node serves are offered at once.
 
+        With `isolation="process"` calls run in processes of their own, which load the script once
+        each. Such a process ends alone: when a body does not stop within the grace of a cancel,
+        or when it and its children use more memory than `resource_requirements={"memory": "2GB"}`
+        says (`">=2GB"` bounds nothing). What a call leaves running ends with the process or script
+        that it ran in. How often within a minute a script that dies is started again is
+        `EASYREMOTE_RESTARTS_MAX` in the environment, else five.
+
         Raises:
             TypeError: A keyword is unknown or has the wrong type, or contradicts the function.
             ValueError: The name is taken, or cannot be one.
