@@ -196,7 +196,8 @@ def exceptions(data: bytes) -> Feature:
         return None
     error = values.decode_exception(detail)
     assert isinstance(error, RemoteExecutionError)
-    str(error), repr(error)
+    assert type(str(error)) is str
+    assert type(repr(error)) is str
     values.encode_exception(error)
     return type(error)
 

@@ -8,6 +8,7 @@ process itself; it prints what it found, and the input by which it can be run ag
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import random
 import sys
@@ -40,8 +41,7 @@ def run(
     seconds: float | None, seed: int,
 ) -> None:  # fmt: skip
     """Run one target under atheris; ends the process."""
-    import atheris
-
+    atheris: Any = importlib.import_module("atheris")
     for function in _ours():
         atheris.instrument_func(function)
     folder = Path(tempfile.mkdtemp(prefix=f"easyremote-fuzz-{name}-"))

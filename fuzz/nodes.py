@@ -288,8 +288,10 @@ def records(data: bytes) -> Feature:
     row = token_row(info, b"v" * 32)
     assert token_info(row) == info
     principal = principal_of(info)
-    principal.may_call("train", "n1"), principal.may_register("show", "n1")
-    json.dumps(info.to_plain(), allow_nan=False), json.dumps(info.said(), allow_nan=False)
+    assert type(principal.may_call("train", "n1")) is bool
+    assert type(principal.may_register("show", "n1")) is bool
+    for shown in (info.to_plain(), info.said()):
+        json.dumps(shown, allow_nan=False)
     assert mask(info.note) is not None
     return (info.role, len(info.levels), len(info.scopes.functions))
 
