@@ -33,10 +33,10 @@ LOOK_S = 0.003
 KEEP_EVERY_S = 0.25
 POINT_WAIT_S = 1.0
 """A shot whose point does not come is fired anyway."""
-LIFE_WAIT_S = 2.5
+LIFE_WAIT_S = 8.0
 """Before each shot something must run again: who only shoots at the dead learns nothing."""
-OUTLIVE_S = 5.0
-"""A worker is gone this long after its agent, at most."""
+OUTLIVE_S = 12.0
+"""A worker is gone this long after its agent, at most: its bodies have 5 s to end."""
 START_LIMIT_S = 30.0
 BACK_LIMIT_S = 45.0
 """In the liveness phase everybody is back by then."""
