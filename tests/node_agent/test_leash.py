@@ -24,8 +24,8 @@ def name() -> Iterator[str]:
     leash.sweep(made)
 
 
-def _sleeper(**options: object) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(["sleep", "300"], **options)  # type: ignore[call-overload, no-any-return]
+def _sleeper(*, start_new_session: bool = False) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "300"], start_new_session=start_new_session)
 
 
 def test_programs_and_forks_are_found_and_others_are_not(name: str) -> None:
