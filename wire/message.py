@@ -7,8 +7,8 @@ results, items) is opaque here: `body` holds its encoded bytes if they are small
 body is the first raw segment that follows the message.
 
 Rules of this file. 1) A field is only ever appended, with a default for peers that do not say it;
-a decoder ignores elements that it does not know. 2) Every field is checked for type and range before anybody sees it. 3) No user value is
-decoded here.
+a decoder ignores elements that it does not know. 2) Every field is checked for type and range
+before anybody sees it. 3) No user value is decoded here.
 
 Source. wire/README.md, "Messages".
 """

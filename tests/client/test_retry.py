@@ -224,7 +224,7 @@ def test_options_say_what_is_made_again() -> None:
     """`idempotent` alone means four more attempts; `retries` means that many."""
 
     def policy(**options: object) -> RetryPolicy | None:
-        return remote(**options)(lambda: None)._route.retry  # type: ignore[arg-type,call-overload,no-any-return]
+        return remote(**options)(lambda: None)._route.retry  # type: ignore[call-overload,no-any-return]
 
     assert policy() is None
     assert policy(idempotent=True) == RetryPolicy(5, idempotent=True)
