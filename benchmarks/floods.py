@@ -36,7 +36,9 @@ AFTER_S = 10.0
 def _token(*words: str) -> tuple[str, int]:
     """Make a token by the command line; return its text, and the port of the gateway."""
     command = [sys.executable, "-m", "easyremote", "token", "create", *words]
-    made = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  # Ours.
+    made = subprocess.run(  # noqa: S603  # Our own interpreter and module.
+        command, check=True, capture_output=True, text=True
+    )
     printed = made.stdout
     join = JoinString.parse(printed.split()[-1])
     return join.token.text(), join.port
