@@ -69,13 +69,14 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--lease", type=float, default=3.0, help="lease of every link, s")
     parser.add_argument("--no-faults", action="store_true", help="leave the links alone")
     parser.add_argument("--kills-only", action="store_true", help="no stops and no SIGTERM")
+    parser.add_argument("--whole", action="store_true", help="shoot when every node is back")
     parser.add_argument("--keep", action="store_true", help="keep the logs, whatever comes of it")
     given = parser.parse_args(words)
     seed = random.randrange(10**6) if given.seed is None else given.seed
     settings = Settings(
         seed=seed, kills=given.kills, limit_s=given.minutes * 60, targets=TARGETS[given.target],
         nodes=given.nodes, clients=given.clients, rate=given.rate, faults=not given.no_faults,
-        lease_s=given.lease, kills_only=given.kills_only,
+        lease_s=given.lease, kills_only=given.kills_only, whole=given.whole,
         gap_s=(0.1 * given.gap, given.gap),
     )  # fmt: skip
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))

@@ -66,6 +66,8 @@ class Settings:
     gap_s: tuple[float, float] = (0.2, 2.0)
     faults: bool = True
     """Whether the links of one node and of one client have faults, too."""
+    whole: bool = False
+    """Each shot waits until every node is back at the gateway, so that it hits a whole cluster."""
     kills_only: bool = False
     """No stops, no SIGTERM: every shot is kill -9."""
 
@@ -139,7 +141,8 @@ class Campaign:
             signals={signal.SIGKILL: 1} if settings.kills_only else SIGNALS,
         )  # fmt: skip
         until = time.monotonic() + settings.limit_s
-        keep_at = fire_at = time.monotonic()
+        keep_at = time.monotonic()
+        fire_at = keep_at + settings.gap_s[0]
         fault_at = time.monotonic() if self.links.ports else until
         alive = Tail(self.world.markers)
         while self.kills < settings.kills and time.monotonic() < until:
@@ -155,6 +158,8 @@ class Campaign:
                 self._note(f"{step.link} {step.fault} {step.duration_s:g} {step.direction}")
                 fault_at = now + gap_s
             if now >= fire_at and (alive.marks() or now >= fire_at + LIFE_WAIT_S):
+                if settings.whole and not self._wait_nodes(BACK_LIMIT_S):
+                    self.violations.append(f"not every node was back within {BACK_LIMIT_S:g} s")
                 shot = killer.shot()
                 self._aim_and_fire(shot)
                 fire_at = time.monotonic() + shot.pause_s
