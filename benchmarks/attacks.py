@@ -12,6 +12,7 @@ and rules are broken on purpose. 2) An attacker has a valid token of its own, bu
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import select
 import socket
@@ -325,7 +326,7 @@ FLOODS: dict[str, Callable[[Target, threading.Event], None]] = {
 
 def _evil_node(target: Target, running: threading.Event, *, answers: bool) -> None:
     """Offer a function; break the order of messages on every call of it, or never answer."""
-    secret = os.urandom(32)
+    secret = hashlib.sha256(target.node_token.encode()).digest()  # The same each time.
     while running.is_set():
         credential = {"node_id": EVIL, "secret": secret, "token": target.node_token}
         try:

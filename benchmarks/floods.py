@@ -133,7 +133,7 @@ def _one(kind: str, running: System, who: Target, options: Options) -> Row:
 
 def floods(options: Options) -> Iterator[Row]:
     """An honest client beside attackers of every kind."""
-    with system() as running:
-        who = target()
-        for kind in FLOODS:
-            yield _one(kind, running, who, options)
+    for kind in FLOODS:
+        # A gateway of its own for each: abuse makes the logins of its user wait for a minute.
+        with system() as running:
+            yield _one(kind, running, target(), options)
