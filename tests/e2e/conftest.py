@@ -105,6 +105,12 @@ class Cluster:
         for process in self.nodes.values():
             process.wait(STOP_LIMIT_S)
 
+    def end_rest(self) -> None:
+        """Kill, by pid, what a test that failed has left of its nodes."""
+        for process in self.members():
+            with suppress(psutil.Error):
+                process.kill()
+
     def cli(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run one command of the command line."""
         return subprocess.run(
@@ -175,6 +181,7 @@ def cluster_in(folder: Path, settings: dict[str, str] | None = None) -> Iterator
             patch.delenv(name)
         patch.setenv("EASYREMOTE_HOME", str(folder / "home"))
         cluster = Cluster(folder, free_port(), stack, settings or {})
+        stack.callback(cluster.end_rest)  # The last thing of all.
         stack.callback(easyremote.shutdown)
         yield cluster
 
