@@ -70,6 +70,7 @@ def test_every_field_is_checked(message: Any) -> None:
     [
         EXAMPLES[0]._replace(call_id=b"short"),  # type: ignore[call-arg]
         EXAMPLES[0]._replace(deadline_ms=-1),  # type: ignore[call-arg]
+        EXAMPLES[0]._replace(since=-1),  # type: ignore[call-arg]
         EXAMPLES[0]._replace(node_ids=[1]),  # type: ignore[call-arg, list-item]
         EXAMPLES[0]._replace(segments=[0]),  # type: ignore[call-arg]
         EXAMPLES[0]._replace(segments=[1 << 62]),  # type: ignore[call-arg]
