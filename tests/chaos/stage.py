@@ -29,9 +29,14 @@ from .world import Proc, Role, World
 LIMIT_S = 30.0
 """Nothing that must happen takes longer."""
 LOOK_S = 0.005
+ASK_EVERY_S = 0.05
+"""Pause between two looks that cost something."""
 
 
-def until(condition: Callable[[], Any], limit_s: float = LIMIT_S, what: str = "") -> float:
+def until(
+    condition: Callable[[], Any], limit_s: float = LIMIT_S, what: str = "", *,
+    every_s: float = LOOK_S,
+) -> float:  # fmt: skip
     """Wait until a condition holds, and return how long that took.
 
     Raises:
@@ -41,7 +46,7 @@ def until(condition: Callable[[], Any], limit_s: float = LIMIT_S, what: str = ""
     while not condition():
         took_s = time.monotonic() - began
         assert took_s < limit_s, f"{what or condition} did not happen within {limit_s:g} s"
-        time.sleep(LOOK_S)
+        time.sleep(every_s)
     return time.monotonic() - began
 
 
@@ -77,7 +82,9 @@ class Stage:
 
     def wait_healthy(self, node_id: str) -> float:
         """Wait until a node takes calls; return how long that took."""
-        return until(lambda: self.health(node_id) == "healthy", what=f"{node_id} up")
+        return until(
+            lambda: self.health(node_id) == "healthy", what=f"{node_id} up", every_s=ASK_EVERY_S
+        )
 
     def health(self, node_id: str) -> str | None:
         """Return what the gateway says of a node."""
@@ -141,7 +148,7 @@ class Stage:
                     self.world.hit(proc, signal.SIGTERM)
             limit = time.monotonic() + LIMIT_S
             while time.monotonic() < limit and self._any_left(role):
-                time.sleep(LOOK_S)
+                time.sleep(ASK_EVERY_S)
         return self.world.end()
 
     def _any_left(self, role: Role) -> bool:
