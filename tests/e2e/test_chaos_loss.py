@@ -122,6 +122,7 @@ def test_a_node_in_a_black_hole_is_noticed_by_both_sides(stage: Stage) -> None:
         assert time.monotonic() - began < SILENT_S
         assert "node gone node_id=far" in stage.log("gateway")
         links.heal()
+        links.apply(Step(0.0, "far", Fault.CUT))  # What was said into the hole is not repeated.
         stage.wait_healthy("far")
         assert stage.client.submit("far.nap", "seen", 0.0).result(BACK_S) == "seen"
         stage.hit(Role.AGENT, "far", signal.SIGTERM)
@@ -145,6 +146,7 @@ def test_a_client_in_a_black_hole_is_noticed_by_both_sides(
 
             assert time.monotonic() - began < SILENT_S
             links.heal()
+            links.apply(Step(0.0, "away", Fault.CUT))
             until(lambda: _answers(client), what="the client's return")
 
 
