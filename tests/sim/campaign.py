@@ -20,7 +20,7 @@ from itertools import count
 
 from .run import Bench, Report
 
-PROGRESS_EVERY_S = 2.0
+PROGRESS_EVERY_S = 15.0
 CHUNK = 4
 """Seeds that a process is given at once."""
 

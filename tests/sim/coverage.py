@@ -56,7 +56,7 @@ BRANCHES: dict[str, tuple[type[Any], str]] = {
 """Rare branches of the product, by the method that takes them."""
 
 OUTCOMES = (
-    "result", "RemoteExecutionError", "TaskCancelledError", "TaskTimeoutError", "NodeLostError",
+    "result", "PlannedError", "TaskCancelledError", "TaskTimeoutError", "NodeLostError",
     "WorkerCrashedError", "GatewayUnreachableError", "NoHealthyNodesError", "OverloadedError",
 )  # fmt: skip
 """What callers must have been told at least once over the seeds."""

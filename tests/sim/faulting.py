@@ -69,6 +69,7 @@ def _step(scenario: Scenario, rng: random.Random, kind: Kind) -> AnyStep:
     assert isinstance(kind, Trouble)
     about = {
         Trouble.NODE_KILL: nodes, Trouble.NODE_FREEZE: nodes, Trouble.WORKER_KILL: nodes,
+        Trouble.NODE_DRAIN: nodes,
         Trouble.CLIENT_KILL: clients,
     }  # fmt: skip
     return HostStep(at_s, rng.choice(about.get(kind, ["gateway"])), kind, duration_s)
@@ -133,7 +134,7 @@ def heal_line(world: World, line: Line, fault: Fault | None = None) -> None:
         line.slice_max = 0
     if line.swallows and (fault is None or fault is Fault.BLACK_HOLE):
         line.swallows = False
-        line.cut("the connection was reset: its bytes were lost")
+        line.give_up("the connection was reset: its bytes were lost")
     world.log.say(line.name, "healed", kind="all" if fault is None else fault.value)
     line.move()
 
@@ -152,6 +153,8 @@ async def _trouble(world: World, step: HostStep, rng: random.Random) -> None:
             host.freeze()
             await trio.sleep(step.duration_s)
             host.thaw()
+        case Trouble.NODE_DRAIN:
+            drain_node(world, host)
         case Trouble.WORKER_KILL:
             kill_worker(world, host)
         case Trouble.DISK_FULL:
@@ -168,6 +171,13 @@ async def _restart(host: Host, after_s: float) -> None:
     await host.kill()
     await trio.sleep(after_s)
     host.start()
+
+
+def drain_node(world: World, host: Host) -> None:
+    """Tell a node to stop, as SIGTERM does; when it has drained it is started again."""
+    node = next(node for node in world.nodes if node is host)
+    if node.agent is not None:
+        node.spawn(node.drain)
 
 
 def kill_worker(world: World, host: Host) -> None:

@@ -240,6 +240,12 @@ class NodeHost(Host):
             await agent.serve(lambda: self._start_script(None), self.spec)
             self.nursery.cancel_scope.cancel()
 
+    async def drain(self) -> None:
+        """Stop as a program does that is asked to."""
+        await trio.lowlevel.checkpoint()
+        if self.agent is not None:
+            self.agent.stop_signal("SIGTERM")
+
     async def _dial(self, address: Address, pin: bytes | None) -> End:
         return await self.world.network.dial(self.name, address, self.world.scenario.dial_s)
 

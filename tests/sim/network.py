@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 CAPACITY_BYTES = 64 * 1024
 TRICKLE_EVERY_S = 0.25
+POWER_LOSS = 0.3
+"""Of the hosts that are killed, those whose kernel says nothing to the gateway."""
+HALF_OPEN = 0.5
+"""Of the connections whose bytes were swallowed, those of whose end the gateway is not told."""
 
 
 class Pipe:
@@ -128,6 +132,8 @@ class End:
         self._incoming = incoming
         self._outgoing = outgoing
         self._open = True
+        self.reset: str | None = None
+        """This end knows that the connection is gone; the other one may not."""
         self.dead = False
         """Its process was killed: it says nothing more."""
 
@@ -166,7 +172,7 @@ class End:
         """Wait until there are bytes, or the end."""
         await trio.lowlevel.checkpoint()
         pipe = self._incoming
-        while self._open and not (pipe.ready or pipe.ended or pipe.broken):
+        while self._open and not (pipe.ready or pipe.ended or pipe.broken or self.reset):
             await pipe.changed.park()
         self._check_open()
 
@@ -175,7 +181,7 @@ class End:
         await trio.lowlevel.checkpoint()
         pipe = self._outgoing
         while self._open and not (
-            pipe.used_bytes < pipe.line.capacity_bytes or pipe.unread or pipe.broken
+            pipe.used_bytes < pipe.line.capacity_bytes or pipe.unread or pipe.broken or self.reset
         ):
             await pipe.changed.park()
         self._check_open()
@@ -207,6 +213,8 @@ class End:
 
     def _check(self, pipe: Pipe) -> None:
         self._check_open()
+        if self.reset is not None:
+            raise StreamBroken(self.reset)
         if pipe.broken is not None:
             raise StreamBroken(pipe.broken)
 
@@ -239,6 +247,17 @@ class Connection:
                 pipe.broken = reason
                 pipe.drop()
                 pipe.changed.unpark_all()
+        if self in self.line.connections:
+            self.line.connections.remove(self)
+
+    def lose(self, reason: str) -> None:
+        """The dialler is told that it is gone, the gateway is not: it has to find out."""
+        self.dialler.reset = reason
+        self.up.drop()
+        self.up.unread = self.down.unread = True
+        self.down.drop()
+        self.up.changed.unpark_all()
+        self.down.changed.unpark_all()
         if self in self.line.connections:
             self.line.connections.remove(self)
 
@@ -278,6 +297,14 @@ class Line:
         """Reset every connection."""
         for connection in list(self.connections):
             connection.cut(reason)
+
+    def give_up(self, reason: str) -> None:
+        """Lose every connection; the gateway is told of some."""
+        for connection in list(self.connections):
+            if self.rng.random() < HALF_OPEN:
+                connection.lose(reason)
+            else:
+                connection.cut(reason)
 
     def close(self) -> None:
         """End every connection in order, wherever it stands."""
@@ -351,4 +378,7 @@ class SimNetwork:
         elif host.name in self.lines:
             for connection in list(self.lines[host.name].connections):
                 connection.dialler.die()
-                connection.abort()
+                if connection.line.rng.random() < POWER_LOSS:
+                    connection.lose("the machine lost its power")
+                else:
+                    connection.abort()

@@ -32,6 +32,7 @@ class Trouble(StrEnum):
     WORKER_KILL = "worker_kill"
     GATEWAY_FREEZE = "gateway_freeze"
     NODE_FREEZE = "node_freeze"
+    NODE_DRAIN = "node_drain"
     DISK_FULL = "disk_full"
     CLOCK_STEP = "clock_step"
     SWIZZLE = "swizzle"
@@ -137,7 +138,7 @@ def _nothing(*_: object) -> None:
 
 BODY_S_MAX = 8.0
 """The longest body."""
-FLOOD_CALLS = 80
+FLOOD_CALLS = 60
 FLOOD_BODY_S = 1.0
 """What one client asks for at once in some runs: more than may wait."""
 
@@ -145,7 +146,7 @@ FLOOD_BODY_S = 1.0
 def draw(seed: int) -> Scenario:
     """Return the run of a seed."""
     rng = child(seed, "scenario")
-    ping_s = rng.choice((0.5, 1.0, 2.0))
+    ping_s = rng.choice((1.0, 2.0))
     link = Settings(
         ping_every_s=ping_s, lease_s=3 * ping_s, handshake_timeout_s=rng.choice((2.0, 4.0)),
         write_deadline_s=rng.choice((2.0, 4.0)),
@@ -156,23 +157,23 @@ def draw(seed: int) -> Scenario:
     flood = rng.random() < 0.15
     limits = GatewayLimits(
         link=link,
-        queued_max=60 if flood else 10_000, queued_user_max=40 if flood else 4096,
+        queued_max=40 if flood else 10_000, queued_user_max=30 if flood else 4096,
         stall_s=rng.choice((4.0, 8.0)), client_grace_s=rng.choice((4.0, 12.0)),
         offline_grace_s=rng.choice((3.0, 8.0)), cancel_slack_s=rng.choice((0.5, 2.0)),
-        result_ttl_s=rng.choice((10.0, 20.0)),
+        result_ttl_s=rng.choice((5.0, 10.0)),
     )  # fmt: skip
     calm = rng.random() < 0.1
     latency_s = rng.choice((0.0, 0.0, 0.001, 0.02, 0.1))
     # A line that holds little and is long carries too little for its timers.
-    capacities = (256, 4096, 65536, 65536) if latency_s <= 0.001 else (32768, 65536)
+    capacities = (1024, 8192, 65536, 65536) if latency_s <= 0.001 else (32768, 65536)
     kinds = tuple(rng.sample(ALL_KINDS, rng.randint(2, 6)))
     return Scenario(
         nodes=rng.randint(1, 3), clients=rng.randint(1, 3),
         slots=rng.choice((None, 1, 2)), safety_s=30.0,
         faults=0 if calm else rng.randint(3, 10), kinds=kinds,
-        calls=rng.randint(20, 60), latency_s=latency_s,
+        calls=rng.randint(15, 45), latency_s=latency_s,
         capacity_bytes=rng.choice(capacities), link=link, limits=limits,
         dial_s=rng.choice((2.0, 5.0)), patience_s=rng.choice((6.0, 12.0)),
-        sent_patience_s=rng.choice((21.0, 40.0)), orphan_s=rng.choice((8.0, 30.0)),
+        sent_patience_s=rng.choice((21.0, 40.0)), orphan_s=rng.choice((6.0, 12.0)),
         restarts_max=rng.choice((5, 1000, 1000)), flood=flood,
     )  # fmt: skip
