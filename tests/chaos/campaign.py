@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from easyremote import Client, EasyRemoteError
+from easyremote import Client, EasyRemoteError, NodeInfo
 
 from .links import Links
 from .shots import SIGNALS, Killer, Point, Shot
@@ -364,12 +364,17 @@ def make_join(world: World, role: str, *words: str) -> str:
     return done.stdout.split()[-1]
 
 
+def takes_calls(node: NodeInfo) -> bool:
+    """Return whether a node has registered and is healthy."""
+    return node.health == "healthy" and bool(node.functions)
+
+
 def healthy_nodes(join: str) -> set[str]:
     """Return the nodes that take calls, as the gateway says; none if it cannot be reached."""
     with Client(join=join) as client:
         try:
             client.connect(ASK_S)
-            return {node.node_id for node in client.nodes() if node.health == "healthy"}
+            return {node.node_id for node in client.nodes() if takes_calls(node)}
         except EasyRemoteError:
             return set()
 

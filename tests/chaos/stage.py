@@ -90,7 +90,7 @@ class Stage:
         """Return what the gateway says of a node."""
         with contextlib.suppress(EasyRemoteError):
             for node in self.client.nodes():
-                if node.node_id == node_id:
+                if node.node_id == node_id and node.functions:  # Else it has not registered yet.
                     return node.health
         return None
 
