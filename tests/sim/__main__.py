@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         progress=not args.quiet,
     )  # fmt: skip
     sys.stdout.write(campaign.summary())
-    unreached = missing(campaign.faults, campaign.reached)
+    unreached = missing(campaign.faults, campaign.reached, campaign.seeds)
     if unreached:
         sys.stdout.write(f"never reached: {', '.join(unreached)}\n")
     return int(campaign.failed or (args.coverage and bool(unreached)))
