@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 PAUSE_FIRST_S = 0.1
 """Limit of the first pause: a link that broke by accident is back at once."""
-PAUSE_MAX_S = 10.0
+PAUSE_MAX_S = 5.0
 """Limit of every pause: a peer that was away for an hour is found within seconds."""
 FACTOR = 2.0
 

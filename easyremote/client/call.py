@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from .. import values
 from ..errors import (
     EasyRemoteError,
+    LinkLostError,
     SerializationError,
     TaskCancelledError,
     TaskTimeoutError,
@@ -65,6 +66,7 @@ BACKSTOP_S = 2.0
 DECODE_HERE_BYTES = 256 * 1024
 """A larger value is decoded on another thread: the io thread has other calls to serve."""
 
+Valued = Result | Item | Progress
 WHEREABOUTS_S = 0.25
 """An answer about a call is good for this long."""
 ASK_TIMEOUT_S = 5.0
@@ -94,6 +96,7 @@ class OutgoingCall(Reporting, StreamHandler):
     attempts = 1
     tried = False
     lost = False
+    _lost_at: float | None = None
     _since = 0
 
     future: Future[Any] | None = None
@@ -107,7 +110,7 @@ class OutgoingCall(Reporting, StreamHandler):
     seconds = 0.0
     bytes_received = 0
     _timer: Timer | None = None
-    _filling: tuple[Result | Item | Progress, list[memoryview]] | None = None
+    _filling: tuple[Valued, list[memoryview]] | None = None
     _cancel: tuple[int, int] | None = None
     _asked: tuple[float, Whereabouts | None] = (-1.0, None)
 
@@ -145,7 +148,7 @@ class OutgoingCall(Reporting, StreamHandler):
         self.call_id = call_id
         self.attempts += 1
         self.tried = self.tried or may_have_run
-        self.stream, self._since = None, 0
+        self.stream, self._since, self._lost_at = None, 0, None
         self.sent = self.accepted = self.ended = False
         if self._payload is not None:
             self._payload = with_new_id(self._payload, call_id)
@@ -167,6 +170,9 @@ class OutgoingCall(Reporting, StreamHandler):
 
     def open_on(self, link: Link) -> None:
         """Write it to a link that has room for a stream."""
+        if self.session.too_late_for(self._lost_at):
+            self.lose(LinkLostError("for too long: nobody may know the call any more"))
+            return
         payload = self._opening()
         if payload is None:
             self._expire()
@@ -268,9 +274,7 @@ class OutgoingCall(Reporting, StreamHandler):
         elif kind == Kind.WANT and self.feeds is not None:
             self.feeds.on_want(payload)
 
-    def _receive(
-        self, stream: Stream, message: Result | Item | Progress, segments: list[int]
-    ) -> None:
+    def _receive(self, stream: Stream, message: Valued, segments: list[int]) -> None:
         """Choose where the segments of a message go: into the memory of the value itself."""
         try:
             buffers = values.allocate(segments, limit_bytes=self.session.object_bytes_max)
@@ -335,11 +339,9 @@ class OutgoingCall(Reporting, StreamHandler):
             # made.
             offload.run(lambda: self._on_raised(values.decode_exception(failure.detail)))
             return
-        error = from_wire(
-            failure.code, failure.reason, maybe_executed=failure.maybe_executed,
-            retry_after_s=failure.retry_after_s, detail=failure.detail,
-        )  # fmt: skip
-        settle_or_repeat(self, error, idempotent=failure.detail.get("idempotent") is True)
+        code, reason, maybe, after_s, detail = failure
+        error = from_wire(code, reason, maybe_executed=maybe, retry_after_s=after_s, detail=detail)
+        settle_or_repeat(self, error, idempotent=detail.get("idempotent") is True)
 
     def _on_raised(self, error: BaseException) -> None:
         """The body raised; on another thread."""
@@ -356,6 +358,7 @@ class OutgoingCall(Reporting, StreamHandler):
     def on_started(self, stream: Stream) -> None:
         """User code runs."""
         self.accepted = True
+        self._lost_at = None
         if self.future is not None:
             self.future._step(Input.START)
         self.session.noted()
@@ -370,6 +373,7 @@ class OutgoingCall(Reporting, StreamHandler):
         self.stream = None
         self._filling = None
         self.lost = True
+        self._lost_at = self._lost_at or time.monotonic()
         self.session.lost(self, error)
 
     def on_drained(self, stream: Stream, size_bytes: int) -> None:

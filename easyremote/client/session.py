@@ -346,6 +346,10 @@ class Session:
         else:
             exchange.lose(error)
 
+    def too_late_for(self, lost_at: float | None) -> bool:
+        """Whether a call that was lost then, and did not run since, may be forgotten by now."""
+        return lost_at is not None and time.monotonic() - lost_at > SENT_PATIENCE_S
+
     def hold(self, exchange: Exchange) -> None:
         """Let a call go once more as soon as there is room for it (io thread)."""
         self._held.append(exchange)

@@ -14,11 +14,15 @@ Source. decisions.md 9.
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 from .database import Database
 
 LOST_BEFORE = "lost_before"
+STARTS = "starts"
+STARTS_MAX = 256
+"""Starts that are remembered; what is older than the oldest of them is certainly not recent."""
 
 
 class Boots(NamedTuple):
@@ -30,6 +34,8 @@ class Boots(NamedTuple):
     """Some node was itself started anew so lately that callers of its lost calls still wait."""
     lost_before: int
     """Incarnation before which nobody can say any more what became of a call."""
+    recent_from: int = 0
+    """Incarnation before which nodes do not remember any more what they have had."""
 
 
 def boot_of(store: Database, node_id: str) -> bytes:
@@ -83,12 +89,32 @@ def mark_offline(store: Database, node_ids: list[str], lost_before: int = 0) -> 
             store.set_meta(LOST_BEFORE, str(lost_before))
 
 
-def read_boots(store: Database, fresh_s: float) -> Boots:
+def note_start(store: Database, incarnation: int) -> None:
+    """Write down when the gateway was started."""
+    with store.transaction():
+        starts = [*_starts(store), [incarnation, store.clock()]]
+        store.set_meta(STARTS, json.dumps(starts[-STARTS_MAX:]))
+
+
+def _starts(store: Database) -> list[list[float]]:
+    found: list[list[float]] = json.loads(store.get_meta(STARTS) or "[]")
+    return found
+
+
+def _recent_from(store: Database, memory_s: float) -> int:
+    """Return the first incarnation that ended less than `memory_s` ago, when the next one began."""
+    starts, now = _starts(store), store.clock()
+    recent = [number for number, at in starts if 0 <= now - at < memory_s]
+    return int(min(recent) - 1) if recent else 0
+
+
+def read_boots(store: Database, fresh_s: float, memory_s: float) -> Boots:
     """Return what a gateway that starts must know.
 
     Args:
         store: The store.
         fresh_s: How long callers wait for calls of a boot that is over.
+        memory_s: How long nodes remember calls that they have had.
     """
     rows = store.rows("SELECT node_id, booted_at FROM nodes WHERE online = 1 OR booted_at > 0")
     since = store.clock() - fresh_s
@@ -97,4 +123,5 @@ def read_boots(store: Database, fresh_s: float) -> Boots:
         frozenset(str(row[0]) for row in online),
         any(booted_at >= since for _, booted_at in rows if booted_at),
         int(store.get_meta(LOST_BEFORE) or 0),
+        _recent_from(store, memory_s),
     )

@@ -29,7 +29,7 @@ from .dispatcher import Dispatcher
 from .grants import Grants
 from .housekeeping import keep_house
 from .limits import GatewayLimits
-from .recovery import Recovery
+from .recovery import ASKED_S, Recovery
 from .registry import Registry
 from .session import Session
 from .state import GatewayState
@@ -41,6 +41,7 @@ _log = Log("gateway")
 HOUSEKEEPING_S = 1.0
 GOODBYE_S = 1.0
 """Time that all goodbyes together have to leave."""
+DRAIN_LOOK_S = 0.05
 USED_EVERY_S = 60.0
 """How often the last use of tokens is written down."""
 
@@ -76,7 +77,7 @@ class Gateway:
         self.outbox = Outbox()
         self.store = AsyncStore(state.store, inline=inline)
         self.registry = Registry()
-        boots = read_boots(state.store, self.limits.client_grace_s)
+        boots = read_boots(state.store, self.limits.client_grace_s, ASKED_S)
         self.recovery = Recovery(state.incarnation, boots, trio.current_time())
         self.dispatcher = Dispatcher(
             self.registry, self.limits, self.recovery, state.store.principal
@@ -207,7 +208,9 @@ class Gateway:
         for session in list(self.sessions):
             session.link.drain("the gateway is stopping")
         with trio.move_on_after(grace_s):
-            await dispatcher.wait_idle()
+            # Calls whose callers are away are found again after the next start.
+            while dispatcher.awaited:  # noqa: ASYNC110 - asked in the last seconds only
+                await trio.sleep(DRAIN_LOOK_S)
         left = dispatcher.pending
         if left:
             _log.warning("stopping with calls that have no outcome", calls=left)

@@ -79,7 +79,6 @@ class Dispatcher:
         self.calls_total = 0
         self.failures_total = 0
         self._ignored = IgnoredOptions()
-        self._idle = trio.Event()
 
     def caller(self, user: str) -> Caller:
         """Return what is kept about a user's calls."""
@@ -94,11 +93,10 @@ class Dispatcher:
         """Calls that have no outcome yet."""
         return sum(len(caller.calls) for caller in self.callers.values())
 
-    async def wait_idle(self) -> None:
-        """Wait until no call is without an outcome; only while `closing`."""
-        assert self.closing
-        if self.pending:
-            await self._idle.wait()
+    @property
+    def awaited(self) -> bool:
+        """Whether the caller of any call is here and waits for its outcome."""
+        return any(c.up for caller in self.callers.values() for c in caller.calls.values())
 
     def bytes_buffered(self) -> int:
         """Return how many bytes of calls are in our memory: held, or not yet taken by a link."""
@@ -205,6 +203,7 @@ class Dispatcher:
         maybe = may_have_run or call.message.since != 0  # Sent before, it may have run then.
         failure = Failure(int(code), reason, maybe, retry_after_s, detail or {})
         call.up.send(failure, end=True)
+        call.over = True
         self._release(call)
 
     # ---- what the node says ------------------------------------------------------------------
@@ -361,8 +360,8 @@ class Dispatcher:
     def give_up_stranded(self, call: GatewayCall, name: str) -> None:
         """No node that could run a waiting call has come back."""
         why = f"No healthy nodes for {name}: every node that provides it is gone"
-        detail: dict[str, object] = {"class": "NoHealthyNodesError"}
-        self._settle(call, CallInput.LOSE, ErrorCode.NO_NODE, why, detail)
+        what = {"class": "NoHealthyNodesError"}
+        self._settle(call, CallInput.LOSE, ErrorCode.NO_NODE, why, {**what})
 
     # ---- the outcome -------------------------------------------------------------------------
 
@@ -421,8 +420,6 @@ class Dispatcher:
         if call.deadline is not None:
             self.timers.settled()
         self._release(call)
-        if self.closing and not self.pending:
-            self._idle.set()
 
     def _children_done(self, call: GatewayCall) -> None:
         parent, call.parent = call.parent, None

@@ -26,6 +26,7 @@ def keep_house(dispatcher: Dispatcher, now: float) -> None:
         dispatcher.drop(call)
     _drop_stalled(dispatcher, now)
     _drop_stranded(dispatcher, now)
+    dispatcher.returning.forget_kept(now)
 
 
 def _drop_stalled(dispatcher: Dispatcher, now: float) -> None:

@@ -6,7 +6,7 @@ has no outcome, and say to which incarnation it was first sent. Between the two 
 a call that is submitted again before its node came back looks like a new one, and running it
 would run it twice. So it waits until everybody who could have it has spoken.
 
-    submitted again --> a node lists it ----------------------------> attached, as if nothing were
+    submitted again --> a node lists it, or has kept its outcome ----> attached, as if nothing were
                    |--> a node has had it, or somebody did not speak --> GATEWAY_LOST, may have run
                    +--> everybody has spoken and nobody knows it -----> placed as a new call
 
@@ -83,6 +83,7 @@ class Recovery:
         self._unsure = boots.changed
         self._lost_before = boots.lost_before
         self._spent: set[bytes] = set()
+        self._recent_from = boots.recent_from
 
     @property
     def waiting(self) -> bool:
@@ -95,7 +96,7 @@ class Recovery:
             return Verdict.LOST
         if self.expected:
             return Verdict.WAIT
-        if self._unsure or since < self._lost_before:
+        if self._unsure or since < self._lost_before or since < self._recent_from:
             return Verdict.LOST
         return Verdict.RUN
 
@@ -113,7 +114,7 @@ class Recovery:
         if not same_boot or len(self._spent) + len(spent) // ID_BYTES > SPENT_MAX:
             self._unsure = True
             return
-        self._spent.update(spent[at : at + ID_BYTES] for at in range(0, len(spent), ID_BYTES))
+        self._spent.update(split_ids(spent))
 
     def overdue(self, now: float) -> list[str]:
         """Return the nodes that did not come back in time, once; nobody waits for them now."""
@@ -126,7 +127,18 @@ class Recovery:
         return missing
 
 
-def read_held(value: Any) -> tuple[list[HeldCall], bytes]:
+class Told(NamedTuple):
+    """What a node says of calls when it registers."""
+
+    held: list[HeldCall]
+    """Calls that it still has."""
+    kept: bytes
+    """Ids of calls whose outcomes it has written, and kept; one behind the other."""
+    spent: bytes
+    """Ids of calls that it has had."""
+
+
+def read_told(value: Any) -> Told:
     """Check what a node says that it has and has had.
 
     Args:
@@ -135,12 +147,19 @@ def read_held(value: Any) -> tuple[list[HeldCall], bytes]:
     Raises:
         BadOffer: A field has the wrong type or is beyond its limit.
     """
-    listed, spent = value.get("held") or [], value.get("spent") or b""
+    listed, kept = value.get("held") or [], value.get("kept") or b""
+    spent = value.get("spent") or b""
     if type(listed) is not list or len(listed) > HELD_MAX:
         raise BadOffer(f"held is a list of at most {HELD_MAX} calls")
-    if type(spent) is not bytes or len(spent) % ID_BYTES or len(spent) > HELD_MAX * ID_BYTES:
-        raise BadOffer(f"spent has {ID_BYTES} bytes a call, {HELD_MAX} calls at most")
-    return [_read_one(one) for one in listed], spent
+    for ids in (kept, spent):
+        if type(ids) is not bytes or len(ids) % ID_BYTES or len(ids) > HELD_MAX * ID_BYTES:
+            raise BadOffer(f"ids have {ID_BYTES} bytes a call, {HELD_MAX} calls at most")
+    return Told([_read_one(one) for one in listed], kept, spent)
+
+
+def split_ids(ids: bytes) -> list[bytes]:
+    """Return the ids that stand one behind the other."""
+    return [ids[at : at + ID_BYTES] for at in range(0, len(ids), ID_BYTES)]
 
 
 def _read_one(value: Any) -> HeldCall:

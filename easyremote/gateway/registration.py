@@ -20,7 +20,7 @@ from ..wire.errors import ErrorCode
 from ..wire.message import Failure, Kind, Register, Registered, Telemetry, Update, decode
 from .bodies import BODY_BYTES_MAX, BodyReader
 from .offer import FUNCTIONS_MAX, WEIGHT_MAX, BadOffer, NodeOffer, read_offer
-from .recovery import read_held
+from .recovery import read_told
 
 if TYPE_CHECKING:
     from ..stream import Stream
@@ -73,7 +73,7 @@ class RegistrationHandler(StreamHandler):
             offer = read_offer(value)
             self._check_scope(offer)
             self._check_size(offer)
-            held, spent = read_held(value)
+            told = read_told(value)
         except BadOffer as error:
             self._refuse(ErrorCode.BAD_ARGUMENT, str(error))
             return
@@ -97,7 +97,7 @@ class RegistrationHandler(StreamHandler):
                     }
                 )
             )
-            gateway.dispatcher.returning.node_spoke(record, held, spent)
+            gateway.dispatcher.returning.node_spoke(record, told)
         gateway.dispatcher.placer.pump_node(record)
 
     def _check_scope(self, offer: NodeOffer) -> None:

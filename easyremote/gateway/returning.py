@@ -31,17 +31,21 @@ from ..wire.errors import ErrorCode, RemoteProtocolError
 from ..wire.message import CODEC_PLAIN, FLAG_ATTACH, FLAG_STREAM, Call, Dispatch, Kind, encode
 from .admission import check_same_call
 from .calls import CallInput, CallState, GatewayCall
-from .recovery import HeldCall, Recovery, Verdict
+from .recovery import HeldCall, Recovery, Told, Verdict, split_ids
 from .routing import Refused, route
 
 if TYPE_CHECKING:
     from ..identity.role import Principal
+    from ..stream import Stream
     from .dispatcher import Dispatcher
     from .registry import NodeRecord, Offer
 
 _log = Log("gateway")
 
 INTERRUPT, GRACE_MS = 1, 5000
+KEPT_S = 120.0
+"""How long outcomes that nodes have kept are asked for: as long as they keep them."""
+KEPT_MAX = 100_000
 VOID_GRANTS_MAX = 10
 """Held calls with void grants after which a node's link is ended."""
 ADRIFT_S = 1.2
@@ -56,6 +60,7 @@ class Returning:
 
     Attributes:
         held: Calls that wait until it is known whether a node has them.
+        kept: Where outcomes are kept that nodes have written and that may have reached nobody.
         adrift: Calls whose nodes lost the link: where they were, until when, and what to say then.
     """
 
@@ -75,6 +80,12 @@ class Returning:
         self._principal_of = principal_of
         self.held: dict[GatewayCall, None] = {}
         self.adrift: dict[GatewayCall, tuple[Offer, float, str]] = {}
+        self.kept: dict[bytes, tuple[NodeRecord, float]] = {}
+
+    def forget_kept(self, now: float) -> None:
+        """Nodes do not keep outcomes for ever."""
+        for call_id in [one for one, (_, until) in self.kept.items() if until <= now]:
+            del self.kept[call_id]
 
     def forget(self, call: GatewayCall) -> None:
         """A call waits no longer."""
@@ -132,6 +143,8 @@ class Returning:
             Refused: It is known that its outcome will not come.
         """
         message, recovery = call.message, self._recovery
+        if self._keeper(message.call_id) is not None:
+            return True
         if message.flags & FLAG_ATTACH:
             if not recovery.waiting:
                 raise no_such_call()
@@ -160,12 +173,39 @@ class Returning:
             )  # fmt: skip
         call.step(CallInput.HOLD)
         self.held[call] = None
+        self._fetch(call)
 
     def judge_held(self) -> None:
         """Somebody has spoken, or nobody will: decide about the calls that wait."""
         for call in list(self.held):
-            if call.state is CallState.HELD:
+            if call.state is CallState.HELD and not self._fetch(call):
                 self._judge(call)
+
+    def _keeper(self, call_id: bytes) -> NodeRecord | None:
+        """Return the node that has kept the outcome of a call and can be asked for it now."""
+        record, _ = self.kept.get(call_id, (None, 0.0))
+        if record is None or record.link is None or not record.offers:
+            return None
+        return record if record.link.streams_available > 0 else None
+
+    def _fetch(self, call: GatewayCall) -> bool:
+        """Have the outcome of a call said once more by the node that has kept it."""
+        record = self._keeper(call.message.call_id)
+        if record is None:
+            return False
+        assert record.link is not None
+        del self.kept[call.message.call_id]
+        # It counts for the place of its function, or of any other if that is gone, for a moment.
+        offer = record.offers.get(call.message.function) or next(iter(record.offers.values()))
+        payload = _attach(call.message.call_id, offer.name)
+        down = record.link.open_encoded(Kind.DISPATCH, payload, handler=call, end=True)
+        self._attached(call, offer, down)
+        return True
+
+    def _attached(self, call: GatewayCall, offer: Offer, down: Stream) -> None:
+        self.forget(call)
+        call.hear_no_more()
+        self._dispatcher.placer.given(call, offer, down, CallInput.ATTACH)
 
     def _judge(self, call: GatewayCall) -> None:
         dispatcher = self._dispatcher
@@ -203,7 +243,7 @@ class Returning:
 
     # ---- a node comes back ---------------------------------------------------------------------
 
-    def node_spoke(self, record: NodeRecord, held: list[HeldCall], spent: bytes) -> None:
+    def node_spoke(self, record: NodeRecord, told: Told) -> None:
         """A node has registered, and says which calls it has and has had.
 
         Raises:
@@ -212,7 +252,7 @@ class Returning:
         grants = record.grants
         assert grants is not None
         void = 0
-        for one in held:
+        for one in told.held:
             if grants.good(one.grant, one.call_id, one.attempt, one.depth, one.token):
                 self._adopt(record, one)
             else:
@@ -221,27 +261,29 @@ class Returning:
             _log.warning("a node claims calls without a grant", node_id=record.node_id, calls=void)
             if void >= VOID_GRANTS_MAX:
                 raise RemoteProtocolError(ErrorCode.ABUSE, "held calls need a valid grant")
+        until = trio.current_time() + KEPT_S
+        for call_id in split_ids(told.kept):
+            if len(self.kept) < KEPT_MAX:
+                self.kept[call_id] = record, until
         for call in [c for c, (offer, _, _) in self.adrift.items() if offer.record is record]:
-            self._lose(call)
-        self._recovery.spoke(record.node_id, spent, same_boot=record.same_boot)
+            if not self._fetch(call):
+                self._lose(call)
+        self._recovery.spoke(record.node_id, told.spent, same_boot=record.same_boot)
         self.judge_held()
 
     def _adopt(self, record: NodeRecord, one: HeldCall) -> None:
         """Make a call of what a node still has."""
-        dispatcher, link = self._dispatcher, record.link
+        link = record.link
         assert link is not None
+        if one.call_id in record.running:
+            return
         if link.streams_available <= 0:
             _log.warning("no room to take a call up again", call_id=one.call_id.hex())
             return
         principal = self._principal_of(one.token)
         offer = record.offers.get(one.function)
         call = None if principal is None else self._call_for(principal, one)
-        payload = encode(
-            Dispatch(
-                one.call_id, one.function, "", [], None, CODEC_PLAIN, one.flags | FLAG_ATTACH,
-                one.grant, one.attempt, {}, None, [],
-            )
-        )  # fmt: skip
+        payload = _attach(one.call_id, one.function, one)
         if call is None or offer is None:
             # Its caller is gone for good, or has an outcome already.
             down = link.open_encoded(Kind.DISPATCH, payload, handler=StreamHandler(), end=True)
@@ -249,9 +291,7 @@ class Returning:
             return
         down = link.open_encoded(Kind.DISPATCH, payload, handler=call, end=True)
         call.attempt = one.attempt
-        self.forget(call)
-        call.hear_no_more()
-        dispatcher.placer.given(call, offer, down, CallInput.ATTACH)
+        self._attached(call, offer, down)
         _log.info(
             "call taken up again", call_id=one.call_id.hex(),
             function=one.function, node_id=record.node_id, principal=call.principal.user,
@@ -280,6 +320,17 @@ class Returning:
             call.deadline = now + one.deadline_ms / 1000.0
             dispatcher.timers.at(call.deadline, call, CallInput.EXPIRE)
         return call
+
+
+def _attach(call_id: bytes, function: str, one: HeldCall | None = None) -> bytes:
+    """Return the message that takes a call up again at its node."""
+    grant, attempt, flags = (b"", 0, 0) if one is None else (one.grant, one.attempt, one.flags)
+    return encode(
+        Dispatch(
+            call_id, function, "", [], None, CODEC_PLAIN, flags | FLAG_ATTACH, grant, attempt, {},
+            None, [],
+        )
+    )  # fmt: skip
 
 
 def lost_call() -> Refused:

@@ -284,6 +284,7 @@ class Session(LinkHandler):
                 )
                 return False
             old.replaced()
+            self.gateway.gone(old)
         return True
 
     def _enter(self, principal: Principal, name: str, epoch: int, same_boot: bool) -> None:

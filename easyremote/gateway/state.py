@@ -50,6 +50,7 @@ from ..identity.profile import (
 )
 from ..identity.role import Principal, Role
 from ..identity.token import Token
+from .boots import note_start
 from .hosts import local_hosts, loopback_first, public_hosts
 from .records import DAY_S
 from .store import Store
@@ -187,6 +188,7 @@ class GatewayState:
             path = "" if certificate_path is None else str(certificate_path.absolute())
             self.store.set_meta("certificate_path", path)
             self.incarnation = self.store.next_incarnation()
+            note_start(self.store, self.incarnation)
             self.store.audit("gateway_started", "gateway", {"incarnation": self.incarnation})
         self._write_owner_profile()
 

@@ -43,7 +43,7 @@ from . import probe
 from .agent_calls import DispatchedCall
 from .agent_config import Announcement
 from .agent_nested import NestedCall
-from .agent_orphans import Orphanage, refuse_attach
+from .agent_orphans import Orphanage
 from .agent_session import Dial, GatewaySession
 from .family import EXIT_FAILED, Family
 from .offer import NodeOffer
@@ -271,6 +271,10 @@ class Agent:
         """The gateway let us in again: the one that we had, or one that was started anew."""
         self._restarted = restarted
 
+    def gateway_lost(self) -> None:
+        """The link to the gateway is gone."""
+        self._orphans.link_lost()
+
     def gateway_registered(self, info: dict[str, Any]) -> None:
         """The gateway has taken the node: tell the script."""
         self._registered_info = info
@@ -292,10 +296,7 @@ class Agent:
         """The gateway gives us a call."""
         message = decode(Dispatch, payload)
         if message.flags & FLAG_ATTACH:
-            call_again = self._orphans.attach(stream, message)
-            if call_again is None:
-                refuse_attach(stream, message)
-            return call_again or StreamHandler()
+            return self._orphans.attach(stream, message)
         entry = self._offer.functions.get(message.function)
         if self._draining or entry is None:
             return _refuse(stream, message, unknown=entry is None)

@@ -150,6 +150,8 @@ class DispatchedCall(Relay):
             stopped = failure.code in (ErrorCode.CANCELLED, ErrorCode.DEADLINE)
             if stopped and trio.current_time() >= self._stop_by:
                 self.worker.kill("a body did not stop within its grace")
+        if not more and self.up is not None and self.orphans is not None:
+            self.orphans.written(self.call_id, kind, payload)
         return False
 
     def on_callee_done(self) -> None:
@@ -304,6 +306,8 @@ class DispatchedCall(Relay):
             if mid:
                 up.reset(code, reason)
             elif not seen:
+                if self.orphans is not None:
+                    self.orphans.written(self.call_id, Kind.FAILURE, encode(failure))
                 up.send(failure, end=True)
         self._release()
 

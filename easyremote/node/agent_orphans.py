@@ -7,6 +7,10 @@ calls it has, each with the grant by which it was given; what the gateway has se
 has stopped here. To a gateway that was started anew it also says which ones it has had: a call of
 these must not be given to anybody again.
 
+An outcome that was written to a link that died a moment later may have reached nobody. So the last
+ones are kept for a moment, and when the link is lost, for as long as an orphan: the gateway that
+comes back may fetch them by their ids.
+
 Rules of this file. 1) Agent thread only. 2) A call waits for a bounded time, unless it is detached
 and still running.
 
@@ -15,17 +19,17 @@ Source. decisions.md 9, 15; promises.md `ORPHAN_TTL`, `RESULT_TTL`.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ..handlers import StreamHandler
 from ..log import Log
 from ..wire.errors import ErrorCode
-from ..wire.message import FLAG_ATTACH, FLAG_DETACHED, Dispatch, Failure
+from ..wire.message import FLAG_ATTACH, FLAG_DETACHED, Dispatch, Failure, Kind, encode
 
 if TYPE_CHECKING:
-    from ..handlers import StreamHandler
     from ..stream import Stream
     from ..timers import Timers
     from .agent_calls import DispatchedCall
@@ -36,9 +40,12 @@ ORPHAN_TTL_S = 120.0
 """How long calls go on without a gateway, and results wait for one."""
 RESULT_TTL_S = 600.0
 """How long the result of a detached call waits."""
-SPENT_S = 180.0
-"""How long ids of calls that are over are told to a gateway: callers wait 120 s for one, after up
-to 60 s in which they may have left their outcome untouched."""
+SPENT_S = 240.0
+"""How long ids of calls that are over are told to a gateway: callers submit them again for 120 s,
+after up to 60 s in which they may have left their outcome untouched, and wait 20 s for us."""
+KEEP_S = 2.0
+"""How long an outcome is kept that was written to a link: longer than one waits in a gateway."""
+KEEP_BYTES_MAX = 16 * 1024 * 1024
 GIVEN_MAX = 16_384
 """Calls that are remembered as given, so that none is begun a second time."""
 
@@ -55,6 +62,9 @@ class Orphanage:
         self.ttl_s = ttl_s
         self._orphans: dict[bytes, DispatchedCall] = {}
         self._given: OrderedDict[tuple[bytes, int], float] = OrderedDict()
+        self._written: deque[tuple[float, bytes, int, bytes]] = deque()
+        self._written_bytes = 0
+        self._kept: dict[bytes, tuple[int, bytes]] = {}
 
     def __contains__(self, call: DispatchedCall) -> bool:
         return self._orphans.get(call.call_id) is call
@@ -108,14 +118,52 @@ class Orphanage:
         del self._orphans[call.call_id]
         call.forsake()
 
-    def attach(self, stream: Stream, message: Dispatch) -> StreamHandler | None:
-        """Let a gateway that came back have a call; None if it is not here."""
+    def attach(self, stream: Stream, message: Dispatch) -> StreamHandler:
+        """Let a gateway that came back have a call, or its outcome, or say that it is not here."""
         call = self._orphans.get(message.call_id)
-        if call is None or call.attempt != message.attempt:
-            return None
-        del self._orphans[message.call_id]
-        call.reattach(stream)
-        return call
+        if call is not None and call.attempt == message.attempt:
+            del self._orphans[message.call_id]
+            call.reattach(stream)
+            return call
+        kept = self._kept.pop(message.call_id, None)
+        if kept is not None:
+            kind, payload = kept
+            self.written(message.call_id, kind, payload)
+        else:
+            reason = f"the call of {message.function} is no longer on this node"
+            failure = Failure(int(ErrorCode.GATEWAY_LOST), reason, True, None, {})
+            kind, payload = Kind.FAILURE, encode(failure)
+        stream.forward(kind, payload, False, True)
+        stream.release()
+        return StreamHandler()
+
+    # ---- outcomes that may have reached nobody -------------------------------------------------
+
+    def written(self, call_id: bytes, kind: int, payload: bytes) -> None:
+        """An outcome goes out on the link."""
+        now = trio.current_time()
+        written = self._written
+        written.append((now, call_id, kind, payload))
+        self._written_bytes += len(payload)
+        while written[0][0] < now - KEEP_S or self._written_bytes > KEEP_BYTES_MAX:
+            self._written_bytes -= len(written.popleft()[3])
+            if not written:
+                break
+
+    def link_lost(self) -> None:
+        """What was written last may have reached nobody."""
+        now = trio.current_time()
+        kept = {call_id: (kind, payload) for at, call_id, kind, payload in self._written
+                if at >= now - KEEP_S}  # fmt: skip
+        self._written.clear()
+        self._written_bytes = 0
+        if kept:
+            self._kept.update(kept)
+            self._timers.at(now + self.ttl_s, lambda: self._forget(kept))
+
+    def _forget(self, kept: dict[bytes, tuple[int, bytes]]) -> None:
+        for call_id in kept:
+            self._kept.pop(call_id, None)
 
     def to_plain(self, *, restarted: bool) -> dict[str, Any]:
         """Return what is told to a gateway that takes us in again.
@@ -124,15 +172,18 @@ class Orphanage:
             restarted: It was started anew, and has forgotten what it gave.
         """
         held = [_listed(call) for call in self._orphans.values()]
+        told: dict[str, Any] = {"kept": b"".join(self._kept)} if self._kept else {}
+        if held:
+            told["held"] = held
         if not restarted:
-            return {"held": held} if held else {}
+            return told
         since = trio.current_time() - SPENT_S
         spent = b"".join(
             call_id
             for (call_id, _), at in self._given.items()
             if at >= since and call_id not in self._orphans
         )
-        return {"held": held, "spent": spent}
+        return {**told, "spent": spent}
 
 
 def _listed(call: DispatchedCall) -> dict[str, Any]:
@@ -147,10 +198,3 @@ def _listed(call: DispatchedCall) -> dict[str, Any]:
         "flags": call.flags & ~FLAG_ATTACH,
         "deadline_ms": call.deadline_ms,
     }
-
-
-def refuse_attach(stream: Stream, message: Dispatch) -> None:
-    """Say that a call which a gateway wants to have back is not here any more."""
-    reason = f"the call of {message.function} is no longer on this node; its outcome was lost"
-    stream.send(Failure(int(ErrorCode.GATEWAY_LOST), reason, True, None, {}), end=True)
-    stream.release()

@@ -75,6 +75,9 @@ class SessionOwner(Protocol):
     def gateway_welcomed(self, *, restarted: bool) -> None:
         """The gateway let the node in; `restarted`: it has forgotten the calls that it gave us."""
 
+    def gateway_lost(self) -> None:
+        """The link to the gateway is gone; its streams were told before."""
+
     def gateway_registered(self, info: dict[str, Any]) -> None:
         """The gateway has taken the node, for the first time or again."""
 
@@ -260,6 +263,7 @@ class GatewaySession(LinkHandler):
         self.registered = False
         self._registration = None
         self._error = self._error or error
+        self._owner.gateway_lost()
 
     def taken(self, info: dict[str, Any]) -> None:
         """The gateway took the registration."""
@@ -302,7 +306,8 @@ class _Registration(StreamHandler):
             self._session.refused(stream, error)
 
     def on_reset(self, stream: Stream, code: int, reason: str) -> None:
-        self._session.refused(stream, from_wire(code, reason))
+        if code != ErrorCode.NO_ERROR:  # Else a newer registration has taken its place.
+            self._session.refused(stream, from_wire(code, reason))
 
 
 def _is_final(error: EasyRemoteError) -> bool:

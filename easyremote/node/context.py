@@ -60,7 +60,7 @@ class CallContext:
     @property
     def attempt(self) -> int:
         """0 for the first attempt; more only where the call was declared idempotent."""
-        return self._task.call.attempt
+        return self._task.call.attempt - 1
 
     @property
     def deadline(self) -> float | None:

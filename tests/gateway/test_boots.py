@@ -14,6 +14,7 @@ from easyremote.gateway.store import Store
 
 SECRET = b"s" * 32
 FRESH_S = 120.0
+MEMORY_S = 150.0
 
 
 class Clock:
@@ -58,19 +59,19 @@ def test_first_boot_is_no_change(store: Store) -> None:
     """A node that was never here has no calls that could be lost."""
     take_boot(store, "gpu-01", b"a")
 
-    assert read_boots(store, FRESH_S) == Boots(frozenset({"gpu-01"}), False, 0)
+    assert read_boots(store, FRESH_S, MEMORY_S) == Boots(frozenset({"gpu-01"}), False, 0)
 
 
 def test_another_boot_makes_unsure_for_a_while(store: Store, clock: Clock) -> None:
     """Calls of the boot before are lost as long as somebody may wait for them."""
     take_boot(store, "gpu-01", b"a")
     take_boot(store, "gpu-01", b"b")
-    assert read_boots(store, FRESH_S).changed
+    assert read_boots(store, FRESH_S, MEMORY_S).changed
 
     clock.now += FRESH_S + 1
-    assert not read_boots(store, FRESH_S).changed
+    assert not read_boots(store, FRESH_S, MEMORY_S).changed
     clock.now = 0.0
-    assert read_boots(store, FRESH_S).changed, "a clock that went back proves nothing"
+    assert read_boots(store, FRESH_S, MEMORY_S).changed, "a clock that went back proves nothing"
 
 
 def test_offline_nodes_are_not_asked(store: Store) -> None:
@@ -78,9 +79,9 @@ def test_offline_nodes_are_not_asked(store: Store) -> None:
     take_boot(store, "gpu-01", b"a")
     mark_offline(store, ["gpu-01", "unknown"], lost_before=7)
 
-    assert read_boots(store, FRESH_S) == Boots(frozenset(), False, 7)
+    assert read_boots(store, FRESH_S, MEMORY_S) == Boots(frozenset(), False, 7)
     assert take_boot(store, "gpu-01", b"a") == 1
-    assert read_boots(store, FRESH_S).online == {"gpu-01"}
+    assert read_boots(store, FRESH_S, MEMORY_S).online == {"gpu-01"}
 
 
 def test_database_of_the_version_before_is_upgraded(tmp_path: Path, store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from easyremote.gateway.offer import BadOffer
-from easyremote.gateway.recovery import ASKED_S, RETURN_S, read_held
+from easyremote.gateway.recovery import ASKED_S, RETURN_S, read_told
 from easyremote.gateway.returning import ADRIFT_S
 from easyremote.wire.errors import ErrorCode
 from easyremote.wire.message import (
@@ -367,6 +368,59 @@ async def test_a_refusal_of_a_call_that_was_sent_before(
     assert (stopping.code, stopping.maybe_executed) == (ErrorCode.SHUTTING_DOWN, True)
 
 
+async def test_an_outcome_that_a_node_has_kept_is_fetched(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """It went down with the gateway: it is said again, and no second run is needed."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        outcome = again(await world.client(token=was.token), was)
+        await outcome.until(lambda: outcome.accepted)
+        node = await world.node(
+            "n1", function("f", slots=4), boot=BOOT, kept=was.call_id, spent=was.call_id
+        )
+        asked = await node.wait_given()
+        assert asked.dispatch.flags & FLAG_ATTACH
+        assert asked.dispatch.call_id == was.call_id
+        asked.answer(b"real")
+        assert (await outcome.outcome()).body == b"real"
+
+        later = again(await world.client(token=was.token), was)
+        assert (await later.outcome()).code == ErrorCode.GATEWAY_LOST
+        assert len(node.given) == 1
+        assert world.gateway.registry.nodes["n1"].groups["main"].busy == 0
+
+
+async def test_a_kept_outcome_whose_node_is_gone_again(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """Nobody can say it: an honest loss, at once."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        node = await world.node("n1", function("f"), boot=BOOT, kept=was.call_id, spent=was.call_id)
+        await node.cut()
+        failure = await again(await world.client(token=was.token), was).outcome()
+        assert failure.code == ErrorCode.GATEWAY_LOST
+
+
+async def test_nodes_forget_what_is_older_than_their_memory(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """A call of a start that ended long ago is lost, though no node knows it."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        await node_back(world, was)
+    async with open_world(state) as world:
+        starts = [[1, 0.0], [2, 1.0], [3, world.gateway.state.store.clock()]]
+        world.gateway.state.store.set_meta("starts", json.dumps(starts))
+    async with open_world(state) as world:
+        node = await node_back(world, was)
+        failure = await again(await world.client(token=was.token), was, since=1).outcome()
+        assert failure.code == ErrorCode.GATEWAY_LOST
+        await again(await world.client(token=was.token), was, since=3).until(lambda: True)
+        assert await node.wait_given()
+
+
 class Adrift:
     """A call whose node lost its link a moment ago."""
 
@@ -404,6 +458,19 @@ async def test_a_short_loss_of_the_link_costs_nothing(
     await trio.sleep(ADRIFT_S * 2)
     assert world.gateway.registry.nodes["n1"].groups["main"].busy == 0
     assert world.gateway.status()["calls_pending"] == 0
+
+
+async def test_an_outcome_on_its_way_when_the_link_broke(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """The node had written it: it is fetched when the node is back."""
+    was = await set_adrift(world)
+    call_id = was.given.dispatch.call_id
+    node = await world.node("n1", function("f", slots=2), boot=BOOT, kept=call_id)
+    asked = await node.wait_given()
+    asked.answer(b"real")
+
+    assert (await was.outcome.outcome()).body == b"real"
 
 
 async def test_a_node_that_stays_away_loses_its_calls(
@@ -503,5 +570,5 @@ async def test_calls_of_long_ago_are_lost(state: Path, autojump_clock: MockClock
 def test_a_malformed_list_is_refused(wrong: dict[str, Any]) -> None:
     """Everything in it is checked before anything is made of it."""
     with pytest.raises(BadOffer):
-        read_held(wrong)
-    assert read_held({}) == ([], b"")
+        read_told(wrong)
+    assert read_told({}) == ([], b"", b"")

@@ -11,6 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from easyremote.errors import EasyRemoteError
+from easyremote.flow import Buffers
 from easyremote.handlers import LinkHandler, StreamHandler
 from easyremote.link import Link
 from easyremote.node.agent_calls import CallState, DispatchedCall
@@ -19,7 +20,6 @@ from easyremote.node.pools import MainPool, ReplicaPool
 from easyremote.node.process import ExitStatus
 from easyremote.node.workers import WorkerState
 from easyremote.outbox import Outbox
-from easyremote.flow import Buffers
 from easyremote.stream import Stream
 from easyremote.timers import Timers
 from easyremote.transport import memory_stream_pair

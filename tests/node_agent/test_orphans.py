@@ -12,11 +12,12 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from easyremote.handlers import StreamHandler
 from easyremote.node.agent_calls import CallState, DispatchedCall
 from easyremote.node.agent_orphans import (
+    KEEP_BYTES_MAX,
+    KEEP_S,
     ORPHAN_TTL_S,
     RESULT_TTL_S,
     SPENT_S,
     Orphanage,
-    refuse_attach,
 )
 from easyremote.stream import Stream
 from easyremote.wire.errors import ErrorCode
@@ -47,10 +48,7 @@ class OrphanRig(Rig):
     ) -> StreamHandler:
         message = decode(Dispatch, payload)
         if message.flags & FLAG_ATTACH:
-            call = self.orphans.attach(stream, message)
-            if call is None:
-                refuse_attach(stream, message)
-            return call or StreamHandler()
+            return self.orphans.attach(stream, message)
         self.orphans.was_given(message)
         made = DispatchedCall(
             self.pool, self.timers, self.buffers, message, payload, stream, more, end
@@ -94,7 +92,7 @@ class OrphanRig(Rig):
     @property
     def listed(self) -> list[dict[str, Any]]:
         """What is told to a new gateway."""
-        held: list[dict[str, Any]] = self.orphans.to_plain(restarted=True)["held"]
+        held: list[dict[str, Any]] = self.orphans.to_plain(restarted=True).get("held", [])
         return held
 
     @property
@@ -260,3 +258,49 @@ async def test_ids_are_told_from_the_end_of_their_calls(autojump_clock: MockCloc
         assert rig.spent == b""
         message = Dispatch(CALL_ID, "f", "", [], None, 0, 0, b"", 1, {}, None, [])
         assert rig.orphans.was_given(message), "and is never begun a second time"
+
+
+async def test_an_outcome_on_a_dying_link_is_said_again(autojump_clock: MockClock) -> None:
+    """It was written and may have reached nobody: it is kept, told, and fetched by its id."""
+    async with orphan_rig() as (rig, nursery):
+        await rig.give()
+        stream_of(rig.callees[0]).send(RESULT, end=True)
+        await wait_all_tasks_blocked()
+        await trio.sleep(KEEP_S / 2)
+        await rig.lose_gateway()
+        rig.orphans.link_lost()
+        told = rig.orphans.to_plain(restarted=False)
+        assert told == {"kept": CALL_ID}
+
+        await rig.restart_gateway(nursery)
+        caller = await rig.attach(attempt=0)
+        assert caller.told == [RESULT]
+        assert rig.orphans.to_plain(restarted=False) == {}
+        assert rig.agent_up.streams_open == 0
+
+
+async def test_an_outcome_of_long_ago_has_arrived(autojump_clock: MockClock) -> None:
+    """Nothing is kept of what was written well before the loss; and nothing for ever."""
+    async with orphan_rig() as (rig, _nursery):
+        await rig.give()
+        stream_of(rig.callees[0]).send(RESULT, end=True)
+        await trio.sleep(KEEP_S + 1.0)
+        rig.orphans.link_lost()
+        assert rig.orphans.to_plain(restarted=False) == {}
+        rig.orphans.written(CALL_ID, 7, b"x")
+        rig.orphans.link_lost()
+        assert rig.orphans.to_plain(restarted=False) == {"kept": CALL_ID}
+        await trio.sleep(ORPHAN_TTL_S + 1.0)
+        assert rig.orphans.to_plain(restarted=False) == {}
+
+
+async def test_kept_outcomes_are_bounded(autojump_clock: MockClock) -> None:
+    """In bytes, over all of them: the oldest go first."""
+    async with orphan_rig() as (rig, _nursery):
+        size = KEEP_BYTES_MAX // 4
+        for number in range(8):
+            rig.orphans.written(number.to_bytes(16, "big"), 7, bytes(size))
+        rig.orphans.link_lost()
+        kept = rig.orphans.to_plain(restarted=False)["kept"]
+
+        assert kept == b"".join(number.to_bytes(16, "big") for number in range(4, 8))
