@@ -10,10 +10,6 @@ if TYPE_CHECKING:
     from .hosts import ClientHost, GatewayHost, NodeHost
     from .world import World
 
-NOT_YET = frozenset({"stale registrations"})
-"""What the product does not promise yet: a node that registers anew leaves its old registration
-stream open, one for each restart of its script."""
-
 
 def _gateway(host: GatewayHost) -> dict[str, int]:
     gateway = host.gateway
@@ -70,5 +66,5 @@ def check_leaks(world: World) -> None:
     found |= {client.name: _client(client) for client in world.clients}
     for name, held in found.items():
         for what, number in held.items():
-            if number and what not in NOT_YET:
+            if number:
                 world.violation("LEAK", f"{name} still has {number} {what}")
