@@ -147,7 +147,11 @@ def test_other_node_ids_are_refused(text: Any) -> None:
 
 
 json_like = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=20)
+    | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=20,
 )
@@ -157,6 +161,12 @@ json_like = st.recursive(
 def test_plain_data_is_copied_as_it_is(value: Any) -> None:
     """What is plain and small comes through unchanged."""
     assert plain(value, "x") == value
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_number_that_is_no_json_becomes_text(value: float) -> None:
+    """Whoever shows descriptions as JSON has none to stumble over."""
+    assert plain({"a": [value]}, "x") == {"a": [str(value)]}
 
 
 @given(st.binary() | st.complex_numbers() | st.dictionaries(st.integers(), st.none(), min_size=1))
