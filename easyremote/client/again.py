@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import EasyRemoteError, GatewayUnreachableError, TaskCancelledError
-from ..wire.message import Call, decode, encode
+from ..wire.message import Call, decode
 from .ids import new_id
 from .retry import NEVER, REGISTERED_IDEMPOTENT, pause_s
 
@@ -58,9 +58,17 @@ def _go(call: OutgoingCall, error: BaseException) -> None:
         call.session.hold(call)
 
 
-def with_new_id(payload: bytes, call_id: bytes) -> bytes:
-    """Return an encoded call under another id."""
-    return encode(decode(Call, payload)._replace(call_id=call_id, since=0))
+def next_attempt(message: Call | bytes, call_id: bytes, attempts: int) -> Call:
+    """Return a call as it is made again: under another id, and with the number of the attempt.
+
+    Args:
+        message: The call, perhaps encoded.
+        call_id: Its new id.
+        attempts: How often it was made with this time.
+    """
+    call = message if isinstance(message, Call) else decode(Call, message)
+    options = {**call.options, "attempt": attempts - 1}
+    return call._replace(call_id=call_id, since=0, options=options)
 
 
 def lost_for_good(call: OutgoingCall, error: EasyRemoteError) -> EasyRemoteError:

@@ -45,7 +45,7 @@ from ..wire.message import (
     decode,
     encode,
 )
-from .again import lost_for_good, settle_or_repeat, with_new_id
+from .again import lost_for_good, next_attempt, settle_or_repeat
 from .bodies import open_body
 from .future import Future, Input
 from .info import Usage, Whereabouts
@@ -150,11 +150,10 @@ class OutgoingCall(Reporting, StreamHandler):
         self.tried = self.tried or may_have_run
         self.stream, self._since, self._lost_at = None, 0, None
         self.sent = self.accepted = self.ended = False
-        if self._payload is not None:
-            self._payload = with_new_id(self._payload, call_id)
-        else:
-            assert self._message is not None
-            self._message = self._message._replace(call_id=call_id)
+        message = self._message or self._payload
+        assert message is not None
+        self._message = next_attempt(message, call_id, self.attempts)
+        self._payload = None
 
     def _opening(self) -> bytes | None:
         """Return the message that opens its stream now; None if its time is over."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = Log("gateway")
 
-HEEDED_OPTIONS = frozenset({"capability"})
+HEEDED_OPTIONS = frozenset({"capability", "attempt"})
 """Call options that the gateway acts on."""
 IGNORED_MAX = 256
 """Names of other options that are named in the log, once each."""

@@ -147,6 +147,8 @@ class Placer:
             "depth": call.depth,
             "token": principal.token_id,
         }
+        if type(made_before := message.options.get("attempt")) is int:
+            context["attempt"] = made_before
         if principal.levels:
             context["levels"] = sorted(principal.levels)
         if principal.shared:

@@ -60,7 +60,9 @@ class CallContext:
     @property
     def attempt(self) -> int:
         """0 for the first attempt; more only where the call was declared idempotent."""
-        return self._task.call.attempt - 1
+        call = self._task.call
+        made_before: int = call.context.get("attempt", 0)
+        return made_before + call.attempt - 1
 
     @property
     def deadline(self) -> float | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from easyremote import remote
+from easyremote import Future
 from easyremote.client import again as again_module
+from easyremote.client.call import OutgoingCall
 from easyremote.client.client import Client
-from easyremote.client.options import Route
+from easyremote.client.options import Route, checked, route
 from easyremote.client.retry import RetryPolicy, Throttle, pause_s
 from easyremote.errors import (
     EasyRemoteError,
@@ -44,9 +46,18 @@ def client(gateway: ScriptedGateway) -> Client:
     return gateway.client()
 
 
-def submit(client: Client, retry: RetryPolicy | None, timeout_s: float | None = None):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def submit(
+    client: Client, retry: RetryPolicy | None, timeout_s: float | None = None
+) -> Future[Any]:
     """Make a call with a retry policy."""
     return client.session.submit(Route("f", retry=retry, timeout_s=timeout_s), (1,), {})
+
+
+def attempts(future: Future[Any]) -> int:
+    """Return how often the call of a future was made."""
+    source = future._source
+    assert isinstance(source, OutgoingCall)
+    return source.attempts
 
 
 def test_an_idempotent_call_is_made_again(gateway: ScriptedGateway, client: Client) -> None:
@@ -62,6 +73,11 @@ def test_an_idempotent_call_is_made_again(gateway: ScriptedGateway, client: Clie
     assert future.result(WAIT_S) == "done"
     assert len({one.call.call_id for one in (first, second, third)}) == 3
     assert first.arguments == third.arguments == ((1,), {})
+    assert [one.call.options for one in (first, second, third)] == [
+        {},
+        {"attempt": 1},
+        {"attempt": 2},
+    ]
 
 
 def test_what_may_have_run_is_not_made_again_by_itself(
@@ -143,7 +159,7 @@ def test_attempts_are_bounded(gateway: ScriptedGateway, client: Client) -> None:
     future = submit(client, CAREFUL)
 
     assert isinstance(future.exception(WAIT_S), OverloadedError)
-    assert future._source.attempts == 3
+    assert attempts(future) == 3
 
 
 def test_a_service_that_always_fails_is_not_hammered(
@@ -208,7 +224,7 @@ def test_a_cancel_in_a_pause(
     monkeypatch.setattr(again_module, "pause_s", lambda *_: 0.2)
     future = submit(client, IDEMPOTENT)
     gateway.next_call().fail(ErrorCode.NODE_LOST, maybe=True)
-    while future._source.attempts == 1:
+    while attempts(future) == 1:
         time.sleep(0.001)
     future.cancel()
 
@@ -223,8 +239,8 @@ def test_a_cancel_in_a_pause(
 def test_options_say_what_is_made_again() -> None:
     """`idempotent` alone means four more attempts; `retries` means that many."""
 
-    def policy(**options: object) -> RetryPolicy | None:
-        return remote(**options)(lambda: None)._route.retry  # type: ignore[call-overload,no-any-return]
+    def policy(**options: Any) -> RetryPolicy | None:
+        return route("f", checked(options)).retry
 
     assert policy() is None
     assert policy(idempotent=True) == RetryPolicy(5, idempotent=True)

@@ -239,7 +239,7 @@ class ScriptedAgent(LinkHandler):
         dispatch = Dispatch(
             secrets.token_bytes(16), function, principal, list(roles), deadline_ms,
             1 if pickled else codec, flags | (FLAG_STREAM if credit is not None else 0),
-            b"", 0, context or {}, body, segments,
+            b"", 1, context or {}, body, segments,
         )  # fmt: skip
 
         def send() -> None:
