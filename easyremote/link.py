@@ -52,8 +52,6 @@ CROWDED_TURN_S = 0.0005
 """The same for a link that always has more to read, while others keep it waiting, too: so a crowd
 of greedy peers does not lengthen everybody's wait by their number."""
 CROWDED_AFTER_S = 0.006
-REST_S = 0.002
-"""Rest of such a link after its turn, in which nobody has to wait for it."""
 EVENTS_PER_LOOK = 4
 """How often the clock is looked at."""
 
@@ -96,7 +94,6 @@ class Link:
         self._over = False
         self._unfinished = False
         """There are events that nobody was told of."""
-        self._crowded = False
         self._turn_over_at = math.inf
         """When a turn ended in which not everything could be done; else infinity."""
 
@@ -216,8 +213,6 @@ class Link:
         while True:
             if self._receive_batch():
                 await self._wait(self.stream.wait_receivable)
-            elif self._crowded:
-                await trio.sleep(REST_S)
             else:
                 await trio.lowlevel.checkpoint()
             if self._over:
@@ -228,8 +223,8 @@ class Link:
         connection, receive = self.connection, self.stream.try_receive_into
         budget, unsent = READ_BUDGET_BYTES, FLUSH_EVERY_BYTES
         begin = trio.current_time()
-        self._crowded = begin - self._turn_over_at > CROWDED_AFTER_S
-        until = begin + (CROWDED_TURN_S if self._crowded else TURN_S)
+        crowded = begin - self._turn_over_at > CROWDED_AFTER_S
+        until = begin + (CROWDED_TURN_S if crowded else TURN_S)
         self._turn_over_at = math.inf
         self.outbox.begin()
         try:

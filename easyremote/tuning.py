@@ -8,6 +8,9 @@ of bulk are the other half: 256 KiB is above the size from which glibc asks the 
 pages and gives them back, so that every relayed byte costs a page fault. Told to keep them, it
 hands the same warm pages out again: a fifth of the time of bulk.
 
+The price is that a burst leaves its memory behind. So when a process has been calm for a moment and
+holds much more than it used to, cycles are collected and free memory goes back to the system.
+
 Rules of this file. 1) Only for processes that are ours alone (the gateway's, the agent's), never
 for a process that runs user code. 2) A system without these knobs goes without.
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 
 THRESHOLDS = (50_000, 20, 20)
@@ -42,3 +46,54 @@ def tune_for_relaying() -> None:
         if mallopt is not None:
             mallopt(_M_MMAP_THRESHOLD, MMAP_FROM_BYTES)
             mallopt(_M_TRIM_THRESHOLD, KEEP_BYTES)
+
+
+CALM_S = 3.0
+"""How long a process is calm before its memory is looked at."""
+SLACK_BYTES = 16 * 1024 * 1024
+"""Growth since the last look that is worth one."""
+
+
+class Slack:
+    """Gives back what a burst has left behind.
+
+    A burst grows the process, and ends; some seconds later what it left is worth collecting. Where
+    that does not help, the new size is what the process needs, and nothing is tried until it has
+    grown again.
+    """
+
+    def __init__(self) -> None:
+        self._needed = resident_bytes()
+        self._calm_since: float | None = None
+
+    def look(self, now: float, *, calm: bool) -> bool:
+        """Look once a second or so; return whether memory was given back.
+
+        Args:
+            now: Any clock.
+            calm: Nothing of size is under way.
+        """
+        if not calm:
+            self._calm_since = None
+            return False
+        if self._calm_since is None:
+            self._calm_since = now
+        grown = resident_bytes() - self._needed
+        if now - self._calm_since < CALM_S or grown < SLACK_BYTES:
+            return False
+        gc.collect()
+        if sys.platform == "linux":
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+            if trim is not None:
+                trim(0)
+        self._needed = resident_bytes()
+        return True
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process has in use; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0

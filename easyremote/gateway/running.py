@@ -27,6 +27,7 @@ from ..log import Log
 from ..transport import ALPN, HTTP_ALPN, Incoming, TlsListener
 from ..transport.listener import open_listener
 from ..transport.tls_stream import bare_server_context
+from ..tuning import Slack
 from .banner import print_banner
 from .core import Gateway
 from .http_answer import answer_http
@@ -40,6 +41,12 @@ DRAIN_S = 30.0
 """How long running calls may go on after SIGTERM; a second signal ends the wait."""
 ASK_TIMEOUT_S = 10.0
 """A gateway that answers no question of its own process for so long is stopping."""
+
+
+LOOK_S = 1.0
+"""How often it is seen whether memory can be given back."""
+CALM_BYTES = 1024 * 1024
+"""With less than this under way a gateway is calm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,7 @@ class Running:
             nursery.start_soon(listener.serve, self._handle)
             if signals and threading.current_thread() is threading.main_thread():
                 await nursery.start(self._watch_signals)
+                nursery.start_soon(_give_memory_back, gateway)  # This process is ours alone.
             self._listening(listener.port)
             print_banner(state, first=state.incarnation == 1, http=options.wants_http)
             _log.info("gateway listens", port=listener.port, state=state.folder)
@@ -216,6 +224,15 @@ class Running:
             return answer.result(ASK_TIMEOUT_S)
         except (trio.RunFinishedError, TimeoutError):
             raise RuntimeError("the gateway is not running") from None
+
+
+async def _give_memory_back(gateway: Gateway) -> None:
+    """Let a burst leave nothing behind."""
+    slack = Slack()
+    while True:
+        await trio.sleep(LOOK_S)
+        calm = gateway.dispatcher.buffers.used_bytes < CALM_BYTES
+        slack.look(trio.current_time(), calm=calm)
 
 
 def _open_state(options: Options, port: int) -> GatewayState:
