@@ -24,6 +24,7 @@ import ctypes
 import gc
 import os
 import sys
+from pathlib import Path
 
 THRESHOLDS = (50_000, 20, 20)
 """Allocations before a young collection; young ones before a middle one; middle before a full."""
@@ -93,7 +94,7 @@ class Slack:
 def resident_bytes() -> int:
     """Return how much memory this process has in use; 0 where the system does not say."""
     try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        fields = Path("/proc/self/statm").read_bytes().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
