@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SWEEP_FROM = 1024
 """Void entries below this number are not worth a sweep."""
 
+FIRE_MAX = 64
+"""Calls in one turn: a thousand that were lost with one link must not hold up everybody else."""
+
 Entry = tuple[float, int, "GatewayCall", CallInput]
 
 
@@ -76,9 +79,11 @@ class Timers:
         self.void = 0
 
     def fire(self, now: float) -> None:
-        """Tell every call whose time has come."""
+        """Tell the calls whose time has come; at most `FIRE_MAX` at once."""
         heap = self._heap
-        while heap and heap[0][0] <= now:
+        for _ in range(FIRE_MAX):
+            if not heap or heap[0][0] > now:
+                break
             _, _, call, what = heapq.heappop(heap)
             if call.state is CallState.SETTLED:
                 self.void = max(0, self.void - 1)
