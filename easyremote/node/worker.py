@@ -140,7 +140,7 @@ class Worker(LinkHandler):
             accept_code=spec.accept_code,
             main_group=MAIN_GROUP if group is None else group,
             main_slots=(spec.max_concurrency or 1) if is_main else 1,
-            object_bytes_max=_object_bytes_max(),
+            object_bytes_max=values.object_bytes_max(),
         )  # fmt: skip
         self._executor.on_idle = self._idle.set
         self._executor.on_stuck = self._on_stuck
@@ -358,14 +358,6 @@ def end_process_if_stuck(worker: Worker, sentence: str, grace_s: float = LOST_GR
             os._exit(EXIT_AGENT_LOST)
 
     threading.Thread(target=end, name="easyremote-end", daemon=True).start()
-
-
-def _object_bytes_max() -> int:
-    """Return the largest value that this process takes: half of the machine's memory."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, OSError, ValueError):
-        return 4 * 1024**3
 
 
 def _forget_in_children(worker: Worker) -> None:
