@@ -104,6 +104,11 @@ class Returning:
         assert up is not None
         if not existing.adopted and not call.message.flags & FLAG_ATTACH:
             check_same_call(existing, call)
+        if not existing.wanted:
+            raise Refused(
+                ErrorCode.GATEWAY_LOST, "its caller was away for too long: it was stopped",
+                may_have_run=True,
+            )  # fmt: skip
         if existing.message.flags & FLAG_STREAM:
             raise Refused(
                 ErrorCode.GATEWAY_LOST, "items of this stream were lost with the old link",

@@ -73,6 +73,7 @@ class DispatchedCall(Relay):
         state: Where it is.
         worker: Who has it, None while it is held.
         started: Its body was said to run.
+        attached: It came back to its gateway after a loss.
         killed_for: Why its worker is being killed, if it is.
         orphans: Where it goes when its gateway is lost.
     """
@@ -81,6 +82,7 @@ class DispatchedCall(Relay):
 
     worker: WorkerProcess | None = None
     started = False
+    attached = False
     killed_for: tuple[ErrorCode, str] | None = None
     _kill_timer: Timer | None = None
     _held_timer: Timer | None = None
@@ -151,7 +153,7 @@ class DispatchedCall(Relay):
             if stopped and trio.current_time() >= self._stop_by:
                 self.worker.kill("a body did not stop within its grace")
         if not more and self.up is not None and self.orphans is not None:
-            self.orphans.written(self.call_id, kind, payload)
+            self.orphans.written(self.call_id, kind, payload, attached=self.attached)
         return False
 
     def on_callee_done(self) -> None:
@@ -194,7 +196,7 @@ class DispatchedCall(Relay):
 
     def reattach(self, up: Stream) -> None:
         """The gateway is back: say on a new stream all that there is to say."""
-        self._opened_on, self._released = up, False
+        self._opened_on, self._released, self.attached = up, False, True
         self.attach_up(up)
         if self.started:
             up.started()

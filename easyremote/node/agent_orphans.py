@@ -9,7 +9,8 @@ these must not be given to anybody again.
 
 An outcome that was written to a link that died a moment later may have reached nobody. So the last
 ones are kept for a moment, and when the link is lost, for as long as an orphan: the gateway that
-comes back may fetch them by their ids.
+comes back may fetch them by their ids. Outcomes of calls that came back to their gateway are kept
+so long in any case, for their callers may need longer to come back than the next loss.
 
 Rules of this file. 1) Agent thread only. 2) A call waits for a bounded time, unless it is detached
 and still running.
@@ -65,6 +66,7 @@ class Orphanage:
         self._written: deque[tuple[float, bytes, int, bytes]] = deque()
         self._written_bytes = 0
         self._kept: dict[bytes, tuple[int, bytes]] = {}
+        self._kept_bytes = 0
 
     def __contains__(self, call: DispatchedCall) -> bool:
         return self._orphans.get(call.call_id) is call
@@ -125,10 +127,10 @@ class Orphanage:
             del self._orphans[message.call_id]
             call.reattach(stream)
             return call
-        kept = self._kept.pop(message.call_id, None)
+        kept = self._take_kept(message.call_id)
         if kept is not None:
             kind, payload = kept
-            self.written(message.call_id, kind, payload)
+            self.written(message.call_id, kind, payload, attached=True)
         else:
             reason = f"the call of {message.function} is no longer on this node"
             failure = Failure(int(ErrorCode.GATEWAY_LOST), reason, True, None, {})
@@ -139,9 +141,19 @@ class Orphanage:
 
     # ---- outcomes that may have reached nobody -------------------------------------------------
 
-    def written(self, call_id: bytes, kind: int, payload: bytes) -> None:
-        """An outcome goes out on the link."""
+    def written(self, call_id: bytes, kind: int, payload: bytes, *, attached: bool = False) -> None:
+        """An outcome goes out on the link.
+
+        Args:
+            call_id: Of which call.
+            kind: Of the message.
+            payload: The message.
+            attached: The call came back to its gateway; its caller may not have.
+        """
         now = trio.current_time()
+        if attached and self._kept_bytes + len(payload) <= KEEP_BYTES_MAX:
+            self._keep({call_id: (kind, payload)}, now)
+            return
         written = self._written
         written.append((now, call_id, kind, payload))
         self._written_bytes += len(payload)
@@ -158,12 +170,26 @@ class Orphanage:
         self._written.clear()
         self._written_bytes = 0
         if kept:
-            self._kept.update(kept)
-            self._timers.at(now + self.ttl_s, lambda: self._forget(kept))
+            self._keep(kept, now)
 
-    def _forget(self, kept: dict[bytes, tuple[int, bytes]]) -> None:
-        for call_id in kept:
-            self._kept.pop(call_id, None)
+    def _keep(self, kept: dict[bytes, tuple[int, bytes]], now: float) -> None:
+        for call_id, (_, payload) in kept.items():
+            self._take_kept(call_id)
+            self._kept_bytes += len(payload)
+        self._kept.update(kept)
+
+        def forget() -> None:
+            for call_id, outcome in kept.items():
+                if self._kept.get(call_id) is outcome:
+                    self._take_kept(call_id)
+
+        self._timers.at(now + self.ttl_s, forget)
+
+    def _take_kept(self, call_id: bytes) -> tuple[int, bytes] | None:
+        found = self._kept.pop(call_id, None)
+        if found is not None:
+            self._kept_bytes -= len(found[1])
+        return found
 
     def to_plain(self, *, restarted: bool) -> dict[str, Any]:
         """Return what is told to a gateway that takes us in again.

@@ -421,6 +421,20 @@ async def test_nodes_forget_what_is_older_than_their_memory(
         assert await node.wait_given()
 
 
+async def test_a_caller_that_comes_back_too_late(world: World, autojump_clock: MockClock) -> None:
+    """Its call is being stopped and keeps no outcome: it is told so, and does not wait for ever."""
+    node = await world.node("n1", function("f"))
+    token, call_id = world.token(), new_id()
+    client = await world.client(token=token)
+    client.call("f", call_id=call_id)
+    given = await node.wait_given()
+    await client.cut()
+    await trio.sleep(world.gateway.limits.client_grace_s + 2.0)
+    assert given.cancels
+    failure = await (await world.client(token=token)).call("f", call_id=call_id).outcome()
+    assert (failure.code, failure.maybe_executed) == (ErrorCode.GATEWAY_LOST, True)
+
+
 class Adrift:
     """A call whose node lost its link a moment ago."""
 

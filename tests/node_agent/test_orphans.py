@@ -275,6 +275,7 @@ async def test_an_outcome_on_a_dying_link_is_said_again(autojump_clock: MockCloc
         await rig.restart_gateway(nursery)
         caller = await rig.attach(attempt=0)
         assert caller.told == [RESULT]
+        await trio.sleep(ORPHAN_TTL_S + 1.0)
         assert rig.orphans.to_plain(restarted=False) == {}
         assert rig.agent_up.streams_open == 0
 
@@ -304,3 +305,22 @@ async def test_kept_outcomes_are_bounded(autojump_clock: MockClock) -> None:
         kept = rig.orphans.to_plain(restarted=False)["kept"]
 
         assert kept == b"".join(number.to_bytes(16, "big") for number in range(4, 8))
+
+
+async def test_the_outcome_of_an_attached_call_is_kept_longer(autojump_clock: MockClock) -> None:
+    """Its caller may not be back yet when the gateway is lost once more."""
+    async with orphan_rig() as (rig, nursery):
+        await rig.give()
+        await rig.lose_gateway()
+        await rig.restart_gateway(nursery)
+        await rig.attach()
+        stream_of(rig.callees[0]).send(RESULT, end=True)
+        await trio.sleep(KEEP_S * 10)
+        await rig.lose_gateway()
+        rig.orphans.link_lost()
+        assert rig.orphans.to_plain(restarted=False) == {"kept": CALL_ID}
+        await rig.restart_gateway(nursery)
+        assert (await rig.attach(attempt=0)).told == [RESULT]
+        assert (await rig.attach(attempt=0)).told == [RESULT], "as often as a gateway is lost"
+        await trio.sleep(ORPHAN_TTL_S + 1.0)
+        assert rig.orphans.to_plain(restarted=False) == {}
