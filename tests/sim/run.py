@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import random
 import signal
 import tempfile
@@ -25,7 +26,7 @@ from typing import Any, Self
 import trio
 
 from easyremote.client import client as client_module
-from easyremote.errors import OverloadedError
+from easyremote.errors import OverloadedError, WorkerCrashedError
 
 from .checkers import all_decided, check_all
 from .coverage import Probes
@@ -35,7 +36,7 @@ from .leaks import check_leaks
 from .scenario import Scenario, draw
 from .seeded import Replacement, child, run
 from .stage import install_queue
-from .workload import CallPlan, make_call, plan_calls, run_workload
+from .workload import CallPlan, CallRecord, make_call, plan_calls, run_workload
 from .world import Template, World
 
 REAL_S_MAX = 30
@@ -173,9 +174,21 @@ async def _live(world: World, scenario: Scenario, rng: random.Random) -> None:
         record = next((one for one in world.calls if one.plan is plan), None)
         if scenario.flood and record is not None and isinstance(record.error, OverloadedError):
             continue  # The queue is still full of what was asked for at once.
+        if record is not None and _beside_a_crash(world, record):
+            continue  # A call that crashes its process had waited until now.
         if record is None or (record.decided and record.error is not None):
             said = "was not made" if record is None else f"has {record.error!r:.200}"
             world.violation("P7", f"probe {plan.number} {said} though nothing is wrong")
+
+
+def _beside_a_crash(world: World, record: CallRecord) -> bool:
+    """Return whether a call died with a process that another call was meant to crash."""
+    if not isinstance(record.error, WorkerCrashedError):
+        return False
+    return any(
+        one.plan.fn == "crash" and (one.decided_at or math.inf) >= record.made_at
+        for one in world.calls
+    )
 
 
 def _probe(world: World, scenario: Scenario) -> list[CallPlan]:
