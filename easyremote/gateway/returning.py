@@ -148,7 +148,7 @@ class Returning:
             Refused: It is known that its outcome will not come.
         """
         message, recovery = call.message, self._recovery
-        if self._keeper(message.call_id) is not None:
+        if self._keeper(message) is not None:
             return True
         if message.flags & FLAG_ATTACH:
             if not recovery.waiting:
@@ -186,16 +186,18 @@ class Returning:
             if call.state is CallState.HELD and not self._fetch(call):
                 self._judge(call)
 
-    def _keeper(self, call_id: bytes) -> NodeRecord | None:
+    def _keeper(self, message: Call) -> NodeRecord | None:
         """Return the node that has kept the outcome of a call and can be asked for it now."""
-        record, _ = self.kept.get(call_id, (None, 0.0))
+        if message.flags & FLAG_STREAM:  # Without its items, it would look like a short success.
+            return None
+        record, _ = self.kept.get(message.call_id, (None, 0.0))
         if record is None or record.link is None or not record.offers:
             return None
         return record if record.link.streams_available > 0 else None
 
     def _fetch(self, call: GatewayCall) -> bool:
         """Have the outcome of a call said once more by the node that has kept it."""
-        record = self._keeper(call.message.call_id)
+        record = self._keeper(call.message)
         if record is None:
             return False
         assert record.link is not None

@@ -152,8 +152,10 @@ class DispatchedCall(Relay):
             stopped = failure.code in (ErrorCode.CANCELLED, ErrorCode.DEADLINE)
             if stopped and trio.current_time() >= self._stop_by:
                 self.worker.kill("a body did not stop within its grace")
-        if not more and self.up is not None and self.orphans is not None:
-            self.orphans.written(self.call_id, kind, payload, attached=self.attached)
+        # The outcome of a stream without its items would look like a short success.
+        orphans = None if self.flags & FLAG_STREAM else self.orphans
+        if orphans is not None and not more and self.up is not None:
+            orphans.written(self.call_id, kind, payload, attached=self.attached)
         return False
 
     def on_callee_done(self) -> None:
@@ -308,7 +310,7 @@ class DispatchedCall(Relay):
             if mid:
                 up.reset(code, reason)
             elif not seen:
-                if self.orphans is not None:
+                if self.orphans is not None and not self.flags & FLAG_STREAM:
                     self.orphans.written(self.call_id, Kind.FAILURE, encode(failure))
                 up.send(failure, end=True)
         self._release()

@@ -18,6 +18,7 @@ from easyremote.wire.errors import ErrorCode
 from easyremote.wire.message import (
     FLAG_ATTACH,
     FLAG_DETACHED,
+    FLAG_STREAM,
     Call,
     Result,
 )
@@ -389,6 +390,19 @@ async def test_an_outcome_that_a_node_has_kept_is_fetched(
         assert (await later.outcome()).code == ErrorCode.GATEWAY_LOST
         assert len(node.given) == 1
         assert world.gateway.registry.nodes["n1"].groups["main"].busy == 0
+
+
+async def test_the_outcome_of_a_stream_is_not_fetched(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """Its items are lost, whatever a node has kept: an error, never a short success."""
+    was = await before_restart(state, flags=FLAG_STREAM)
+    async with open_world(state) as world:
+        client = await world.client(token=was.token)
+        outcome = again(client, was, flags=FLAG_STREAM)
+        node = await world.node("n1", function("f"), boot=BOOT, kept=was.call_id, spent=was.call_id)
+        assert (await outcome.outcome()).code == ErrorCode.GATEWAY_LOST
+        assert node.given == []
 
 
 async def test_a_kept_outcome_whose_node_is_gone_again(

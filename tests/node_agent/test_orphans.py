@@ -280,6 +280,18 @@ async def test_an_outcome_on_a_dying_link_is_said_again(autojump_clock: MockCloc
         assert rig.agent_up.streams_open == 0
 
 
+async def test_the_outcome_of_a_stream_is_not_said_again(autojump_clock: MockClock) -> None:
+    """Without its items it would look like a short success."""
+    async with orphan_rig() as (rig, _nursery):
+        await rig.give(FLAG_STREAM)
+        stream_of(rig.callees[0]).send(RESULT, end=True)
+        await wait_all_tasks_blocked()
+        await rig.lose_gateway()
+        rig.orphans.link_lost()
+
+        assert rig.orphans.to_plain(restarted=True) == {"spent": CALL_ID}
+
+
 async def test_an_outcome_of_long_ago_has_arrived(autojump_clock: MockClock) -> None:
     """Nothing is kept of what was written well before the loss; and nothing for ever."""
     async with orphan_rig() as (rig, _nursery):
