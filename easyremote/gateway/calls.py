@@ -35,7 +35,16 @@ from ..errors import EasyRemoteError
 from ..identity.role import Operation
 from ..relay import Relay
 from ..wire.errors import ErrorCode
-from ..wire.message import CODEC_PLAIN, FLAG_DETACHED, FLAG_STREAM, Call, Item, Kind, decode
+from ..wire.message import (
+    CODEC_PLAIN,
+    FLAG_ATTACH,
+    FLAG_DETACHED,
+    FLAG_STREAM,
+    Call,
+    Item,
+    Kind,
+    decode,
+)
 from . import events
 
 if TYPE_CHECKING:
@@ -243,8 +252,13 @@ class GatewayCall(Relay):
     @property
     def may_have_run(self) -> bool:
         """Whether user code may have started, should it be settled now."""
-        held_before_it_ran = self.state is _S.HELD and not self.message.since and not self.attempt
+        held_before_it_ran = self.state is _S.HELD and not self.was_sent_before and not self.attempt
         return MAY_HAVE_RUN[self.state] and not held_before_it_ran
+
+    @property
+    def was_sent_before(self) -> bool:
+        """Whether its caller says that it was sent before: it may have run then."""
+        return self.message.since != 0 or bool(self.message.flags & FLAG_ATTACH)
 
     @property
     def goes_on_without_caller(self) -> bool:

@@ -41,6 +41,8 @@ _log = Log("gateway")
 HOUSEKEEPING_S = 1.0
 GOODBYE_S = 1.0
 """Time that all goodbyes together have to leave."""
+ASKED_FOR_S = 240.0
+"""How long callers may ask for calls of a node that is away: what nodes remember (wire/README)."""
 DRAIN_LOOK_S = 0.05
 USED_EVERY_S = 60.0
 """How often the last use of tokens is written down."""
@@ -77,7 +79,7 @@ class Gateway:
         self.outbox = Outbox()
         self.store = AsyncStore(state.store, inline=inline)
         self.registry = Registry()
-        boots = read_boots(state.store, self.limits.client_grace_s, ASKED_S)
+        boots = read_boots(state.store, ASKED_FOR_S, ASKED_S)
         self.recovery = Recovery(state.incarnation, boots, trio.current_time())
         self.dispatcher = Dispatcher(
             self.registry, self.limits, self.recovery, state.store.principal
@@ -130,7 +132,7 @@ class Gateway:
             _log.warning("nodes did not come back after the restart", nodes=", ".join(missing[:20]))
             self._batch(self.dispatcher.returning.judge_held)
             await self._mark_offline(missing, self.recovery.incarnation)
-        away = self.registry.away_since(now - self.limits.client_grace_s)
+        away = self.registry.away_since(now - ASKED_FOR_S)
         if away and await self._mark_offline([record.node_id for record in away]):
             for record in away:
                 record.online = record.link is not None

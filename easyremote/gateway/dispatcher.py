@@ -200,7 +200,7 @@ class Dispatcher:
     ) -> None:  # fmt: skip
         assert call.up is not None
         call.mute()
-        maybe = may_have_run or call.message.since != 0  # Sent before, it may have run then.
+        maybe = may_have_run or call.was_sent_before
         failure = Failure(int(code), reason, maybe, retry_after_s, detail or {})
         call.up.send(failure, end=True)
         call.over = True

@@ -132,10 +132,10 @@ class Told(NamedTuple):
 
     held: list[HeldCall]
     """Calls that it still has."""
-    kept: bytes
-    """Ids of calls whose outcomes it has written, and kept; one behind the other."""
+    kept: list[HeldCall]
+    """Calls whose outcomes it has written, and kept."""
     spent: bytes
-    """Ids of calls that it has had."""
+    """Ids of calls that it has had, one behind the other."""
 
 
 def read_told(value: Any) -> Told:
@@ -147,14 +147,14 @@ def read_told(value: Any) -> Told:
     Raises:
         BadOffer: A field has the wrong type or is beyond its limit.
     """
-    listed, kept = value.get("held") or [], value.get("kept") or b""
+    listed, kept = value.get("held") or [], value.get("kept") or []
     spent = value.get("spent") or b""
-    if type(listed) is not list or len(listed) > HELD_MAX:
-        raise BadOffer(f"held is a list of at most {HELD_MAX} calls")
-    for ids in (kept, spent):
-        if type(ids) is not bytes or len(ids) % ID_BYTES or len(ids) > HELD_MAX * ID_BYTES:
-            raise BadOffer(f"ids have {ID_BYTES} bytes a call, {HELD_MAX} calls at most")
-    return Told([_read_one(one) for one in listed], kept, spent)
+    for calls in (listed, kept):
+        if type(calls) is not list or len(calls) > HELD_MAX:
+            raise BadOffer(f"held and kept are lists of at most {HELD_MAX} calls")
+    if type(spent) is not bytes or len(spent) % ID_BYTES or len(spent) > HELD_MAX * ID_BYTES:
+        raise BadOffer(f"spent has {ID_BYTES} bytes a call, {HELD_MAX} calls at most")
+    return Told([_read_one(one) for one in listed], [_read_one(one) for one in kept], spent)
 
 
 def split_ids(ids: bytes) -> list[bytes]:

@@ -31,7 +31,7 @@ from ..wire.errors import ErrorCode, RemoteProtocolError
 from ..wire.message import CODEC_PLAIN, FLAG_ATTACH, FLAG_STREAM, Call, Dispatch, Kind, encode
 from .admission import check_same_call
 from .calls import CallInput, CallState, GatewayCall
-from .recovery import HeldCall, Recovery, Told, Verdict, split_ids
+from .recovery import HeldCall, Recovery, Told, Verdict
 from .routing import Refused, route
 
 if TYPE_CHECKING:
@@ -80,11 +80,11 @@ class Returning:
         self._principal_of = principal_of
         self.held: dict[GatewayCall, None] = {}
         self.adrift: dict[GatewayCall, tuple[Offer, float, str]] = {}
-        self.kept: dict[bytes, tuple[NodeRecord, float]] = {}
+        self.kept: dict[bytes, tuple[NodeRecord, float, str]] = {}
 
     def forget_kept(self, now: float) -> None:
         """Nodes do not keep outcomes for ever."""
-        for call_id in [one for one, (_, until) in self.kept.items() if until <= now]:
+        for call_id in [one for one, (_, until, _) in self.kept.items() if until <= now]:
             del self.kept[call_id]
 
     def forget(self, call: GatewayCall) -> None:
@@ -148,7 +148,7 @@ class Returning:
             Refused: It is known that its outcome will not come.
         """
         message, recovery = call.message, self._recovery
-        if self._keeper(message) is not None:
+        if self._keeper(call) is not None:
             return True
         if message.flags & FLAG_ATTACH:
             if not recovery.waiting:
@@ -174,7 +174,7 @@ class Returning:
         if len(self.held) >= self._dispatcher.limits.queued_max:
             raise Refused(
                 ErrorCode.OVERLOADED, "the gateway was just restarted; try again later",
-                retry_after_s=5.0, may_have_run=bool(call.message.since),
+                retry_after_s=5.0, may_have_run=call.was_sent_before,
             )  # fmt: skip
         call.step(CallInput.HOLD)
         self.held[call] = None
@@ -186,18 +186,21 @@ class Returning:
             if call.state is CallState.HELD and not self._fetch(call):
                 self._judge(call)
 
-    def _keeper(self, message: Call) -> NodeRecord | None:
+    def _keeper(self, call: GatewayCall) -> NodeRecord | None:
         """Return the node that has kept the outcome of a call and can be asked for it now."""
+        message = call.message
         if message.flags & FLAG_STREAM:  # Without its items, it would look like a short success.
             return None
-        record, _ = self.kept.get(message.call_id, (None, 0.0))
+        record, _, user = self.kept.get(message.call_id, (None, 0.0, ""))
+        if user != call.principal.user:
+            return None
         if record is None or record.link is None or not record.offers:
             return None
         return record if record.link.streams_available > 0 else None
 
     def _fetch(self, call: GatewayCall) -> bool:
         """Have the outcome of a call said once more by the node that has kept it."""
-        record = self._keeper(call.message)
+        record = self._keeper(call)
         if record is None:
             return False
         assert record.link is not None
@@ -269,13 +272,17 @@ class Returning:
             if void >= VOID_GRANTS_MAX:
                 raise RemoteProtocolError(ErrorCode.ABUSE, "held calls need a valid grant")
         until = trio.current_time() + KEPT_S
-        for call_id in split_ids(told.kept):
-            if len(self.kept) < KEPT_MAX:
-                self.kept[call_id] = record, until
+        for one in told.kept:
+            owner = self._principal_of(one.token)
+            good = grants.good(one.grant, one.call_id, one.attempt, one.depth, one.token)
+            if good and owner is not None and len(self.kept) < KEPT_MAX:
+                self.kept[one.call_id] = record, until, owner.user
         for call in [c for c, (offer, _, _) in self.adrift.items() if offer.record is record]:
             if not self._fetch(call):
                 self._lose(call)
-        self._recovery.spoke(record.node_id, told.spent, same_boot=record.same_boot)
+        # What it has and could not be taken up is no call that never began.
+        had = told.spent + b"".join(one.call_id for one in told.held)
+        self._recovery.spoke(record.node_id, had, same_boot=record.same_boot)
         self.judge_held()
 
     def _adopt(self, record: NodeRecord, one: HeldCall) -> None:
@@ -289,7 +296,9 @@ class Returning:
             return
         principal = self._principal_of(one.token)
         offer = record.offers.get(one.function)
-        call = None if principal is None else self._call_for(principal, one)
+        call = None
+        if principal is not None and offer is not None:
+            call = self._call_for(principal, one)
         payload = _attach(one.call_id, one.function, one)
         if call is None or offer is None:
             # Its caller is gone for good, or has an outcome already.

@@ -269,7 +269,7 @@ class Agent:
 
     def gateway_welcomed(self, *, restarted: bool) -> None:
         """The gateway let us in again: the one that we had, or one that was started anew."""
-        self._restarted = restarted
+        self._restarted = self._restarted or restarted  # Until it has heard what we had.
 
     def gateway_lost(self) -> None:
         """The link to the gateway is gone."""

@@ -155,7 +155,7 @@ class DispatchedCall(Relay):
         # The outcome of a stream without its items would look like a short success.
         orphans = None if self.flags & FLAG_STREAM else self.orphans
         if orphans is not None and not more and self.up is not None:
-            orphans.written(self.call_id, kind, payload, attached=self.attached)
+            orphans.written(self, kind, payload)
         return False
 
     def on_callee_done(self) -> None:
@@ -311,7 +311,7 @@ class DispatchedCall(Relay):
                 up.reset(code, reason)
             elif not seen:
                 if self.orphans is not None and not self.flags & FLAG_STREAM:
-                    self.orphans.written(self.call_id, Kind.FAILURE, encode(failure))
+                    self.orphans.written(self, Kind.FAILURE, encode(failure))
                 up.send(failure, end=True)
         self._release()
 

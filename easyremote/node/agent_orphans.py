@@ -21,14 +21,22 @@ Source. decisions.md 9, 15; promises.md `ORPHAN_TTL`, `RESULT_TTL`.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
 from ..handlers import StreamHandler
 from ..log import Log
 from ..wire.errors import ErrorCode
-from ..wire.message import FLAG_ATTACH, FLAG_DETACHED, Dispatch, Failure, Kind, encode
+from ..wire.message import (
+    FLAG_DETACHED,
+    FLAG_IDEMPOTENT,
+    FLAG_STREAM,
+    Dispatch,
+    Failure,
+    Kind,
+    encode,
+)
 
 if TYPE_CHECKING:
     from ..stream import Stream
@@ -47,8 +55,30 @@ after up to 60 s in which they may have left their outcome untouched, and wait 2
 KEEP_S = 2.0
 """How long an outcome is kept that was written to a link: longer than one waits in a gateway."""
 KEEP_BYTES_MAX = 16 * 1024 * 1024
+FLAGS_TOLD = FLAG_STREAM | FLAG_DETACHED | FLAG_IDEMPOTENT
+DEADLINE_MS_MAX = 1 << 53
+"""Callers may say any number; a gateway takes no larger ones from a node."""
 GIVEN_MAX = 16_384
 """Calls that are remembered as given, so that none is begun a second time."""
+
+
+class Kept(NamedTuple):
+    """An outcome that was written and may have reached nobody."""
+
+    call_id: bytes
+    attempt: int
+    grant: bytes
+    token: str
+    depth: int
+    function: str
+    kind: int
+    payload: bytes
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return what is told of it, in the form of a call that is held."""
+        told = self._asdict()
+        del told["kind"], told["payload"]
+        return {**told, "flags": 0, "deadline_ms": None}
 
 
 class Orphanage:
@@ -62,10 +92,11 @@ class Orphanage:
         self._timers = timers
         self.ttl_s = ttl_s
         self._orphans: dict[bytes, DispatchedCall] = {}
+        self._until: dict[bytes, float] = {}
         self._given: OrderedDict[tuple[bytes, int], float] = OrderedDict()
-        self._written: deque[tuple[float, bytes, int, bytes]] = deque()
+        self._written: deque[tuple[float, Kept]] = deque()
         self._written_bytes = 0
-        self._kept: dict[bytes, tuple[int, bytes]] = {}
+        self._kept: dict[bytes, Kept] = {}
         self._kept_bytes = 0
 
     def __contains__(self, call: DispatchedCall) -> bool:
@@ -102,10 +133,14 @@ class Orphanage:
         self._watch(call, self.ttl_s)
 
     def _watch(self, call: DispatchedCall, after_s: float) -> None:
+        until = self._until[call.call_id] = trio.current_time() + after_s
+        ended = call.down_ended
+
         def too_late() -> None:
-            if call not in self:
+            # A call that was attached and lost again has another time.
+            if call not in self or self._until.get(call.call_id) != until:
                 return
-            if call.flags & FLAG_DETACHED and not call.down_ended:
+            if call.flags & FLAG_DETACHED and not ended:
                 self._watch(call, RESULT_TTL_S)
                 return
             _log.warning(
@@ -114,10 +149,11 @@ class Orphanage:
             )  # fmt: skip
             self._drop(call)
 
-        self._timers.at(trio.current_time() + after_s, too_late)
+        self._timers.at(until, too_late)
 
     def _drop(self, call: DispatchedCall) -> None:
         del self._orphans[call.call_id]
+        self._until.pop(call.call_id, None)
         call.forsake()
 
     def attach(self, stream: Stream, message: Dispatch) -> StreamHandler:
@@ -125,12 +161,13 @@ class Orphanage:
         call = self._orphans.get(message.call_id)
         if call is not None and call.attempt == message.attempt:
             del self._orphans[message.call_id]
+            self._until.pop(message.call_id, None)
             call.reattach(stream)
             return call
         kept = self._take_kept(message.call_id)
         if kept is not None:
-            kind, payload = kept
-            self.written(message.call_id, kind, payload, attached=True)
+            kind, payload = kept.kind, kept.payload
+            self._keep([kept], trio.current_time())
         else:
             reason = f"the call of {message.function} is no longer on this node"
             failure = Failure(int(ErrorCode.GATEWAY_LOST), reason, True, None, {})
@@ -141,54 +178,49 @@ class Orphanage:
 
     # ---- outcomes that may have reached nobody -------------------------------------------------
 
-    def written(self, call_id: bytes, kind: int, payload: bytes, *, attached: bool = False) -> None:
-        """An outcome goes out on the link.
-
-        Args:
-            call_id: Of which call.
-            kind: Of the message.
-            payload: The message.
-            attached: The call came back to its gateway; its caller may not have.
-        """
+    def written(self, call: DispatchedCall, kind: int, payload: bytes) -> None:
+        """An outcome goes out on the link."""
+        context = call.context
+        kept = Kept(
+            call.call_id, call.attempt, call.grant, context.get("token", ""),
+            context.get("depth", 0), call.function, kind, payload,
+        )  # fmt: skip
         now = trio.current_time()
-        if attached and self._kept_bytes + len(payload) <= KEEP_BYTES_MAX:
-            self._keep({call_id: (kind, payload)}, now)
+        if call.attached and self._kept_bytes + len(payload) <= KEEP_BYTES_MAX:
+            self._keep([kept], now)  # Its caller may need longer to come back than the next loss.
             return
         written = self._written
-        written.append((now, call_id, kind, payload))
+        written.append((now, kept))
         self._written_bytes += len(payload)
-        while written[0][0] < now - KEEP_S or self._written_bytes > KEEP_BYTES_MAX:
-            self._written_bytes -= len(written.popleft()[3])
-            if not written:
-                break
+        while written and (written[0][0] < now - KEEP_S or self._written_bytes > KEEP_BYTES_MAX):
+            self._written_bytes -= len(written.popleft()[1].payload)
 
     def link_lost(self) -> None:
         """What was written last may have reached nobody."""
         now = trio.current_time()
-        kept = {call_id: (kind, payload) for at, call_id, kind, payload in self._written
-                if at >= now - KEEP_S}  # fmt: skip
+        kept = [one for at, one in self._written if at >= now - KEEP_S]
         self._written.clear()
         self._written_bytes = 0
         if kept:
             self._keep(kept, now)
 
-    def _keep(self, kept: dict[bytes, tuple[int, bytes]], now: float) -> None:
-        for call_id, (_, payload) in kept.items():
-            self._take_kept(call_id)
-            self._kept_bytes += len(payload)
-        self._kept.update(kept)
+    def _keep(self, kept: list[Kept], now: float) -> None:
+        for one in kept:
+            self._take_kept(one.call_id)
+            self._kept_bytes += len(one.payload)
+            self._kept[one.call_id] = one
 
         def forget() -> None:
-            for call_id, outcome in kept.items():
-                if self._kept.get(call_id) is outcome:
-                    self._take_kept(call_id)
+            for one in kept:
+                if self._kept.get(one.call_id) is one:
+                    self._take_kept(one.call_id)
 
         self._timers.at(now + self.ttl_s, forget)
 
-    def _take_kept(self, call_id: bytes) -> tuple[int, bytes] | None:
+    def _take_kept(self, call_id: bytes) -> Kept | None:
         found = self._kept.pop(call_id, None)
         if found is not None:
-            self._kept_bytes -= len(found[1])
+            self._kept_bytes -= len(found.payload)
         return found
 
     def to_plain(self, *, restarted: bool) -> dict[str, Any]:
@@ -198,7 +230,9 @@ class Orphanage:
             restarted: It was started anew, and has forgotten what it gave.
         """
         held = [_listed(call) for call in self._orphans.values()]
-        told: dict[str, Any] = {"kept": b"".join(self._kept)} if self._kept else {}
+        told: dict[str, Any] = {}
+        if self._kept:
+            told["kept"] = [one.to_plain() for one in self._kept.values()]
         if held:
             told["held"] = held
         if not restarted:
@@ -213,7 +247,7 @@ class Orphanage:
 
 
 def _listed(call: DispatchedCall) -> dict[str, Any]:
-    context = call.context
+    context, left_ms = call.context, call.deadline_ms
     return {
         "call_id": call.call_id,
         "attempt": call.attempt,
@@ -221,6 +255,6 @@ def _listed(call: DispatchedCall) -> dict[str, Any]:
         "token": context.get("token", ""),
         "depth": context.get("depth", 0),
         "function": call.function,
-        "flags": call.flags & ~FLAG_ATTACH,
-        "deadline_ms": call.deadline_ms,
+        "flags": call.flags & FLAGS_TOLD,
+        "deadline_ms": None if left_ms is None else min(left_ms, DEADLINE_MS_MAX),
     }

@@ -378,7 +378,7 @@ async def test_an_outcome_that_a_node_has_kept_is_fetched(
         outcome = again(await world.client(token=was.token), was)
         await outcome.until(lambda: outcome.accepted)
         node = await world.node(
-            "n1", function("f", slots=4), boot=BOOT, kept=was.call_id, spent=was.call_id
+            "n1", function("f", slots=4), boot=BOOT, kept=[held(was.given)], spent=was.call_id
         )
         asked = await node.wait_given()
         assert asked.dispatch.flags & FLAG_ATTACH
@@ -392,6 +392,38 @@ async def test_an_outcome_that_a_node_has_kept_is_fetched(
         assert world.gateway.registry.nodes["n1"].groups["main"].busy == 0
 
 
+@pytest.mark.parametrize("changed", [{}, {"grant": bytes(16)}], ids=["another user", "no grant"])
+async def test_a_kept_outcome_is_for_its_user_and_from_its_node(
+    state: Path, autojump_clock: MockClock, changed: dict[str, Any]
+) -> None:
+    """Who knows the id of somebody's call gets nothing; a node cannot make an outcome up."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        node = await world.node(
+            "n1", function("f"), boot=BOOT, kept=[held(was.given, **changed)], spent=was.call_id
+        )
+        token = was.token if changed else world.token(user="bob")
+        failure = await again(await world.client(token=token), was).outcome()
+        assert failure.code == ErrorCode.GATEWAY_LOST
+        assert node.given == []
+
+
+async def test_a_held_call_that_cannot_be_taken_up_never_runs_again(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """Its function was withdrawn while it ran: it is stopped there, and given to nobody."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        outcome = again(await world.client(token=was.token), was)
+        other = await world.node("n2", function("f"))
+        node = await world.node("n1", function("g"), boot=BOOT, held=[held(was.given)])
+        failure = await outcome.outcome()
+        assert (failure.code, failure.maybe_executed) == (ErrorCode.GATEWAY_LOST, True)
+        await (await node.wait_given()).until(lambda: node.given[0].cancels)
+        assert other.given == []
+        assert world.gateway.status()["calls_pending"] == 0
+
+
 async def test_the_outcome_of_a_stream_is_not_fetched(
     state: Path, autojump_clock: MockClock
 ) -> None:
@@ -400,7 +432,9 @@ async def test_the_outcome_of_a_stream_is_not_fetched(
     async with open_world(state) as world:
         client = await world.client(token=was.token)
         outcome = again(client, was, flags=FLAG_STREAM)
-        node = await world.node("n1", function("f"), boot=BOOT, kept=was.call_id, spent=was.call_id)
+        node = await world.node(
+            "n1", function("f"), boot=BOOT, kept=[held(was.given)], spent=was.call_id
+        )
         assert (await outcome.outcome()).code == ErrorCode.GATEWAY_LOST
         assert node.given == []
 
@@ -411,7 +445,9 @@ async def test_a_kept_outcome_whose_node_is_gone_again(
     """Nobody can say it: an honest loss, at once."""
     was = await before_restart(state)
     async with open_world(state) as world:
-        node = await world.node("n1", function("f"), boot=BOOT, kept=was.call_id, spent=was.call_id)
+        node = await world.node(
+            "n1", function("f"), boot=BOOT, kept=[held(was.given)], spent=was.call_id
+        )
         await node.cut()
         failure = await again(await world.client(token=was.token), was).outcome()
         assert failure.code == ErrorCode.GATEWAY_LOST
@@ -493,8 +529,7 @@ async def test_an_outcome_on_its_way_when_the_link_broke(
 ) -> None:
     """The node had written it: it is fetched when the node is back."""
     was = await set_adrift(world)
-    call_id = was.given.dispatch.call_id
-    node = await world.node("n1", function("f", slots=2), boot=BOOT, kept=call_id)
+    node = await world.node("n1", function("f", slots=2), boot=BOOT, kept=[held(was.given)])
     asked = await node.wait_given()
     asked.answer(b"real")
 
@@ -599,4 +634,4 @@ def test_a_malformed_list_is_refused(wrong: dict[str, Any]) -> None:
     """Everything in it is checked before anything is made of it."""
     with pytest.raises(BadOffer):
         read_told(wrong)
-    assert read_told({}) == ([], b"", b"")
+    assert read_told({}) == ([], [], b"")
