@@ -468,7 +468,7 @@ async def test_nodes_forget_what_is_older_than_their_memory(
         failure = await again(await world.client(token=was.token), was, since=1).outcome()
         assert failure.code == ErrorCode.GATEWAY_LOST
         await again(await world.client(token=was.token), was, since=3).until(lambda: True)
-        assert await node.wait_given()
+        await node.wait_given()
 
 
 async def test_a_caller_that_comes_back_too_late(world: World, autojump_clock: MockClock) -> None:
