@@ -24,6 +24,7 @@ import time
 import traceback
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from .mutate import SIZE_MAX
@@ -81,8 +82,13 @@ def _cpu_s(target: Target, data: bytes) -> float:
 
 
 def memory_mib() -> float:
-    """Return the most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Return the most memory that this process has had, without what its parent had (Linux)."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    (high,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(high.split()[1]) / 1024
 
 
 def hungriest(target: Target, inputs: list[bytes]) -> bytes:

@@ -109,6 +109,7 @@ def test_an_input_that_is_slow_three_times_is_a_finding(monkeypatch: pytest.Monk
 def test_an_input_that_takes_much_memory_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a batch that took too much, the hungriest input is told."""
     monkeypatch.setattr(engine_module, "MEMORY_MIB_MAX", 1)
+    monkeypatch.setattr(engine_module, "memory_mib", lambda: 2.0)
 
     def takes(data: bytes) -> object:
         return len(bytearray(1 << 22 if data == b"much" else 16))
