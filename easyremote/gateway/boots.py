@@ -7,7 +7,8 @@ long that none of its callers waits any more. The number of a boot, its epoch, f
 an earlier one are void. The same agent that comes back keeps its epoch.
 
 Rules of this file. 1) Functions over an open `Database`, run inside its transactions. 2) Wall time
-decides nothing but how fresh a boot is, and a clock that jumped makes everything look fresh.
+decides nothing but how fresh a boot or a start is; a clock that went back makes boots look fresh
+and starts old, and both mean doubt.
 
 Source. decisions.md 9.
 """
@@ -116,12 +117,11 @@ def read_boots(store: Database, fresh_s: float, memory_s: float) -> Boots:
         fresh_s: How long callers wait for calls of a boot that is over.
         memory_s: How long nodes remember calls that they have had.
     """
-    rows = store.rows("SELECT node_id, booted_at FROM nodes WHERE online = 1 OR booted_at > 0")
     since = store.clock() - fresh_s
     online = store.rows("SELECT node_id FROM nodes WHERE online = 1")
     return Boots(
         frozenset(str(row[0]) for row in online),
-        any(booted_at >= since for _, booted_at in rows if booted_at),
+        bool(store.rows("SELECT 1 FROM nodes WHERE booted_at > 0 AND booted_at >= ?", since)),
         int(store.get_meta(LOST_BEFORE) or 0),
         _recent_from(store, memory_s),
     )

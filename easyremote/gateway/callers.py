@@ -13,6 +13,7 @@ Source. promises.md T2, T10.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,9 +31,12 @@ class Caller:
         calls: Calls that are not over, by id.
         queued: How many of them wait for a node.
         buffers: What they hold together.
+        forgot_until: Ids of calls that were over before this time may be forgotten.
     """
 
-    __slots__ = ("_older", "_over", "buffers", "calls", "queued", "user")
+    __slots__ = (
+        "_older", "_over", "_rotated_at", "buffers", "calls", "forgot_until", "queued", "user",
+    )  # fmt: skip
 
     def __init__(self, user: str, buffers: Buffers) -> None:
         self.user = user
@@ -41,18 +45,22 @@ class Caller:
         self.queued = 0
         self._over: dict[bytes, str | None] = {}
         self._older: dict[bytes, str | None] = {}
+        self._rotated_at = self.forgot_until = -math.inf
 
-    def over(self, call_id: bytes, answered_by: str | None) -> None:
+    def over(self, call_id: bytes, answered_by: str | None, now: float) -> None:
         """A call has its outcome and nobody will ask for it again.
 
         Args:
             call_id: Its id.
             answered_by: The user who owns the node that had it, None if none had.
+            now: On trio's clock.
         """
         self.calls.pop(call_id, None)
         self._over[call_id] = answered_by
         if len(self._over) >= REMEMBERED_MAX:
-            self._older, self._over = self._over, {}
+            if self._older:
+                self.forgot_until = self._rotated_at
+            self._older, self._over, self._rotated_at = self._over, {}, now
 
     def answered_by(self, call_id: bytes) -> str | None:
         """Return who owns the node that has or had a call, None if that is not known."""

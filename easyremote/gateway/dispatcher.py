@@ -415,7 +415,7 @@ class Dispatcher:
         call.over = True
         if call in self.parking:
             self.parking.leave(call)
-        call.caller.over(call.message.call_id, call.node_owner)
+        call.caller.over(call.message.call_id, call.node_owner, trio.current_time())
         self._children_done(call)
         if call.deadline is not None:
             self.timers.settled()

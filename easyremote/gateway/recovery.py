@@ -100,18 +100,18 @@ class Recovery:
             return Verdict.LOST
         return Verdict.RUN
 
-    def spoke(self, node_id: str, spent: bytes, *, same_boot: bool) -> None:
+    def spoke(self, node_id: str, spent: bytes, *, remembers: bool) -> None:
         """A node has come back and said what it has and what it has had.
 
         Args:
             node_id: The node.
             spent: Ids of calls that it has had, one behind the other.
-            same_boot: It is the boot that was here before, so it remembers.
+            remembers: It is the boot that was here before, and knows all that it has had.
         """
         if node_id not in self.expected:
             return
         self.expected.discard(node_id)
-        if not same_boot or len(self._spent) + len(spent) // ID_BYTES > SPENT_MAX:
+        if not remembers or len(self._spent) + len(spent) // ID_BYTES > SPENT_MAX:
             self._unsure = True
             return
         self._spent.update(split_ids(spent))
@@ -136,6 +136,8 @@ class Told(NamedTuple):
     """Calls whose outcomes it has written, and kept."""
     spent: bytes
     """Ids of calls that it has had, one behind the other."""
+    forgot: bool
+    """It has had more calls lately than it remembers."""
 
 
 def read_told(value: Any) -> Told:
@@ -154,7 +156,10 @@ def read_told(value: Any) -> Told:
             raise BadOffer(f"held and kept are lists of at most {HELD_MAX} calls")
     if type(spent) is not bytes or len(spent) % ID_BYTES or len(spent) > HELD_MAX * ID_BYTES:
         raise BadOffer(f"spent has {ID_BYTES} bytes a call, {HELD_MAX} calls at most")
-    return Told([_read_one(one) for one in listed], [_read_one(one) for one in kept], spent)
+    return Told(
+        [_read_one(one) for one in listed], [_read_one(one) for one in kept], spent,
+        bool(value.get("forgot")),
+    )  # fmt: skip
 
 
 def split_ids(ids: bytes) -> list[bytes]:

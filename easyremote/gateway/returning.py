@@ -31,7 +31,7 @@ from ..wire.errors import ErrorCode, RemoteProtocolError
 from ..wire.message import CODEC_PLAIN, FLAG_ATTACH, FLAG_STREAM, Call, Dispatch, Kind, encode
 from .admission import check_same_call
 from .calls import CallInput, CallState, GatewayCall
-from .recovery import HeldCall, Recovery, Told, Verdict
+from .recovery import ASKED_S, HeldCall, Recovery, Told, Verdict
 from .routing import Refused, route
 
 if TYPE_CHECKING:
@@ -154,9 +154,12 @@ class Returning:
             if not recovery.waiting:
                 raise no_such_call()
             return True
+        now = trio.current_time()
         if message.since in (0, recovery.incarnation):
+            if message.since and call.caller.forgot_until >= now - ASKED_S:
+                raise lost_call()  # It may have been over among so many that it was forgotten.
             return False
-        verdict = recovery.judge(message.call_id, message.since, trio.current_time())
+        verdict = recovery.judge(message.call_id, message.since, now)
         if verdict is Verdict.LOST:
             raise lost_call()
         return verdict is Verdict.WAIT
@@ -282,7 +285,8 @@ class Returning:
                 self._lose(call)
         # What it has and could not be taken up is no call that never began.
         had = told.spent + b"".join(one.call_id for one in told.held)
-        self._recovery.spoke(record.node_id, had, same_boot=record.same_boot)
+        remembers = record.same_boot and not told.forgot
+        self._recovery.spoke(record.node_id, had, remembers=remembers)
         self.judge_held()
 
     def _adopt(self, record: NodeRecord, one: HeldCall) -> None:

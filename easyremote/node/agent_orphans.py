@@ -20,6 +20,7 @@ Source. decisions.md 9, 15; promises.md `ORPHAN_TTL`, `RESULT_TTL`.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,6 +95,7 @@ class Orphanage:
         self._orphans: dict[bytes, DispatchedCall] = {}
         self._until: dict[bytes, float] = {}
         self._given: OrderedDict[tuple[bytes, int], float] = OrderedDict()
+        self._forgot_at = -math.inf
         self._written: deque[tuple[float, Kept]] = deque()
         self._written_bytes = 0
         self._kept: dict[bytes, Kept] = {}
@@ -123,7 +125,7 @@ class Orphanage:
         self._given.pop(key, None)
         self._given[key] = trio.current_time()
         if len(self._given) > GIVEN_MAX:
-            self._given.popitem(last=False)
+            self._forgot_at = self._given.popitem(last=False)[1]
 
     # ---- orphans -------------------------------------------------------------------------------
 
@@ -243,6 +245,8 @@ class Orphanage:
             for (call_id, _), at in self._given.items()
             if at >= since and call_id not in self._orphans
         )
+        if self._forgot_at >= since:
+            told["forgot"] = True  # So what it does not name may have run here all the same.
         return {**told, "spent": spent}
 
 

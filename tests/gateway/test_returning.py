@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from easyremote.gateway import callers
 from easyremote.gateway.offer import BadOffer
 from easyremote.gateway.recovery import ASKED_S, RETURN_S, read_told
 from easyremote.gateway.returning import ADRIFT_S
@@ -174,6 +175,36 @@ async def test_a_node_that_was_restarted_too(state: Path, autojump_clock: MockCl
         assert failure.code == ErrorCode.GATEWAY_LOST
         assert failure.maybe_executed is True
         assert node.given == []
+
+
+async def test_a_node_that_has_had_too_many_calls(state: Path, autojump_clock: MockClock) -> None:
+    """It says that it does not remember all of them: then what it does not name is lost, too."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        outcome = again(await world.client(token=was.token), was)
+        node = await world.node("n1", function("f"), boot=BOOT, forgot=True)
+        assert (await outcome.outcome()).code == ErrorCode.GATEWAY_LOST
+        assert node.given == []
+
+
+async def test_a_gateway_that_has_had_too_many_calls(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An id that it may have forgotten is not a new call; after a while nobody asks for it."""
+    monkeypatch.setattr(callers, "REMEMBERED_MAX", 4)
+    node = await world.node("n1", function("f"))
+    node.auto = lambda given: given.answer()
+    client, was, since = await world.client(), Before(), world.gateway.state.incarnation
+    was.call_id = new_id()
+    await client.call("f", call_id=was.call_id).outcome()
+    for _ in range(8):
+        await client.call("f").outcome()
+    runs = len(node.given)
+    assert (await again(client, was, since).outcome()).code == ErrorCode.GATEWAY_LOST
+    assert len(node.given) == runs
+    await trio.sleep(ASKED_S + 1.0)
+    was.call_id = new_id()
+    assert isinstance(await again(client, was, since).outcome(), Result)
 
 
 async def test_a_node_lost_shortly_before_the_gateway(
@@ -634,4 +665,4 @@ def test_a_malformed_list_is_refused(wrong: dict[str, Any]) -> None:
     """Everything in it is checked before anything is made of it."""
     with pytest.raises(BadOffer):
         read_told(wrong)
-    assert read_told({}) == ([], [], b"")
+    assert read_told({}) == ([], [], b"", False)

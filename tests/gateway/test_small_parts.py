@@ -90,10 +90,12 @@ def test_ids_of_ended_calls_are_remembered_within_bounds(monkeypatch: pytest.Mon
     caller = Caller("alice", Buffers(0))
     ids = [n.to_bytes(16, "big") for n in range(100)]
     for index, call_id in enumerate(ids):
-        caller.over(call_id, "alice")
+        caller.over(call_id, "alice", float(index))
 
         assert all(caller.was_over(one) for one in ids[max(0, index - 9) : index + 1])
         assert sum(caller.was_over(one) for one in ids) <= 20
+        forgotten = [at for at, one in enumerate(ids[: index + 1]) if not caller.was_over(one)]
+        assert all(at <= caller.forgot_until for at in forgotten), "it knows what it forgot"
 
 
 # ---- queues --------------------------------------------------------------------------------------

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from easyremote.handlers import StreamHandler
+from easyremote.node import agent_orphans
 from easyremote.node.agent_calls import CallState, DispatchedCall
 from easyremote.node.agent_orphans import (
     KEEP_BYTES_MAX,
@@ -324,6 +326,23 @@ async def test_kept_outcomes_are_bounded(autojump_clock: MockClock) -> None:
         kept = rig.orphans.to_plain(restarted=False)["kept"]
 
         assert [int.from_bytes(one["call_id"], "big") for one in kept] == [4, 5, 6, 7]
+
+
+async def test_a_short_memory_is_confessed(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids that were dropped although somebody may ask for them; for as long as anybody may."""
+    monkeypatch.setattr(agent_orphans, "GIVEN_MAX", 2)
+    async with orphan_rig() as (rig, _nursery):
+        for number in range(3):
+            message = Dispatch(
+                number.to_bytes(16, "big"), "f", "", [], None, 0, 0, b"", 1, {}, None, []
+            )
+            assert "forgot" not in rig.orphans.to_plain(restarted=True)
+            rig.orphans.was_given(message)
+        assert rig.orphans.to_plain(restarted=True)["forgot"] is True
+        await trio.sleep(SPENT_S + 1.0)
+        assert "forgot" not in rig.orphans.to_plain(restarted=True)
 
 
 async def test_each_loss_has_its_own_time(autojump_clock: MockClock) -> None:
