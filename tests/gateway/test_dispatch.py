@@ -431,6 +431,8 @@ async def test_same_id_again_while_it_runs_is_refused(
     call_id = new_id()
     client.call("f", call_id=call_id)
     refused = await failure(client.call("f", call_id=call_id))
+    await node.wait_given()
+    await trio.testing.wait_all_tasks_blocked()
 
     assert refused.code == ErrorCode.BAD_ARGUMENT
     assert len(node.given) == 1
