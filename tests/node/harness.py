@@ -121,7 +121,8 @@ class AgentCall(StreamHandler):
     def _post(self, fn: Callable[[Stream], None]) -> None:
         def run() -> None:
             assert self.stream is not None
-            fn(self.stream)
+            if self.stream.is_open:  # Else the outcome was faster than what we had to say.
+                fn(self.stream)
 
         self.agent.io.post(run)
 
