@@ -49,6 +49,8 @@ GRACE_MS = 5000
 """Grace of a call whose caller is gone."""
 DEADLINE_GRACE_S = 0.5
 """Grace of a call whose deadline has passed: its caller has stopped waiting."""
+REFUSALS = frozenset({ErrorCode.OVERLOADED, ErrorCode.SHUTTING_DOWN})
+"""Codes by which a worker gives a call back that never began; a gateway may give it to us again."""
 KILL_SLACK_S = 0.5
 """Time after the grace in which an interrupted body can unwind before its process is killed."""
 
@@ -74,6 +76,7 @@ class DispatchedCall(Relay):
         worker: Who has it, None while it is held.
         started: Its body was said to run.
         attached: It came back to its gateway after a loss.
+        given_back: Its worker refused it before it began.
         killed_for: Why its worker is being killed, if it is.
         orphans: Where it goes when its gateway is lost.
     """
@@ -83,6 +86,7 @@ class DispatchedCall(Relay):
     worker: WorkerProcess | None = None
     started = False
     attached = False
+    given_back = False
     killed_for: tuple[ErrorCode, str] | None = None
     _kill_timer: Timer | None = None
     _held_timer: Timer | None = None
@@ -147,16 +151,22 @@ class DispatchedCall(Relay):
 
     def on_outcome(self, kind: int, payload: bytes, more: bool) -> bool:
         """The worker says how it ended. A body that may still be running is not trusted."""
-        if kind == Kind.FAILURE and self._stop_by is not None and self.worker is not None:
-            failure = decode(Failure, payload)
-            stopped = failure.code in (ErrorCode.CANCELLED, ErrorCode.DEADLINE)
-            if stopped and trio.current_time() >= self._stop_by:
-                self.worker.kill("a body did not stop within its grace")
-        # The outcome of a stream without its items would look like a short success.
-        orphans = None if self.flags & FLAG_STREAM else self.orphans
+        if kind == Kind.FAILURE:
+            self._look_at(decode(Failure, payload))
+        # The outcome of a stream without its items would look like a short success, and what was
+        # given back is perhaps elsewhere by now.
+        orphans = None if self.flags & FLAG_STREAM or self.given_back else self.orphans
         if orphans is not None and not more and self.up is not None:
             orphans.written(self, kind, payload)
         return False
+
+    def _look_at(self, failure: Failure) -> None:
+        """See in a failure whether the body never began, or did not end in time."""
+        self.given_back = not failure.maybe_executed and failure.code in REFUSALS
+        if self._stop_by is not None and self.worker is not None:
+            stopped = failure.code in (ErrorCode.CANCELLED, ErrorCode.DEADLINE)
+            if stopped and trio.current_time() >= self._stop_by:
+                self.worker.kill("a body did not stop within its grace")
 
     def on_callee_done(self) -> None:
         """The worker has said its last word."""

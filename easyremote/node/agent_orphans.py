@@ -94,7 +94,7 @@ class Orphanage:
         self.ttl_s = ttl_s
         self._orphans: dict[bytes, DispatchedCall] = {}
         self._until: dict[bytes, float] = {}
-        self._given: OrderedDict[tuple[bytes, int], float] = OrderedDict()
+        self._given: OrderedDict[bytes, float] = OrderedDict()
         self._forgot_at = -math.inf
         self._written: deque[tuple[float, Kept]] = deque()
         self._written_bytes = 0
@@ -110,20 +110,28 @@ class Orphanage:
     # ---- what was given ------------------------------------------------------------------------
 
     def was_given(self, message: Dispatch) -> bool:
-        """Remember a call; True if the same attempt of it came before."""
-        key = message.call_id, message.attempt
-        if key in self._given:
+        """Remember a call; True if it came before, whichever attempt that was.
+
+        A gateway that was started anew counts attempts from one again, so they say nothing here.
+        """
+        if message.call_id in self._given:
             return True
-        self._remember(key)
+        self._remember(message.call_id)
         return False
 
     def over(self, call: DispatchedCall) -> None:
-        """A call has its outcome: from now on it is remembered for as long as anybody may ask."""
-        self._remember((call.call_id, call.attempt))
+        """A call has its outcome: from now on it is remembered for as long as anybody may ask.
 
-    def _remember(self, key: tuple[bytes, int]) -> None:
-        self._given.pop(key, None)
-        self._given[key] = trio.current_time()
+        One that was given back unstarted is forgotten: it may be given to us again.
+        """
+        if call.given_back:
+            self._given.pop(call.call_id, None)
+        else:
+            self._remember(call.call_id)
+
+    def _remember(self, call_id: bytes) -> None:
+        self._given.pop(call_id, None)
+        self._given[call_id] = trio.current_time()
         if len(self._given) > GIVEN_MAX:
             self._forgot_at = self._given.popitem(last=False)[1]
 
@@ -242,7 +250,7 @@ class Orphanage:
         since = trio.current_time() - SPENT_S
         spent = b"".join(
             call_id
-            for (call_id, _), at in self._given.items()
+            for call_id, at in self._given.items()
             if at >= since and call_id not in self._orphans
         )
         if self._forgot_at >= since:

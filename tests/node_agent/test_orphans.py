@@ -377,3 +377,29 @@ async def test_the_outcome_of_an_attached_call_is_kept_longer(autojump_clock: Mo
         assert (await rig.attach(attempt=0)).told == [RESULT], "as often as a gateway is lost"
         await trio.sleep(ORPHAN_TTL_S + 1.0)
         assert rig.orphans.to_plain(restarted=False) == {}
+
+
+async def test_a_call_is_known_by_its_id_alone(autojump_clock: MockClock) -> None:
+    """A gateway that was started anew counts attempts from one again: nothing runs twice."""
+    async with orphan_rig() as (rig, _nursery):
+        message = Dispatch(CALL_ID, "f", "", [], None, 0, 0, b"", 3, {}, None, [])
+        assert not rig.orphans.was_given(message)
+        assert rig.orphans.was_given(message._replace(attempt=1))
+        assert rig.orphans.was_given(message._replace(attempt=4))
+        assert rig.spent == CALL_ID, "and it is told once"
+
+
+async def test_a_call_that_was_given_back_may_come_again(autojump_clock: MockClock) -> None:
+    """Its worker refused it before it began: that is no run, and no outcome to keep."""
+    async with orphan_rig() as (rig, _nursery):
+        caller = await rig.give()
+        refusal = Failure(int(ErrorCode.OVERLOADED), "full", False, None, {})
+        stream_of(rig.callees[0]).send(refusal, end=True)
+        await wait_all_tasks_blocked()
+        rig.orphans.over(rig.calls[0])
+        assert caller.told == [refusal]
+        await rig.lose_gateway()
+        rig.orphans.link_lost()
+        assert rig.orphans.to_plain(restarted=True) == {"spent": b""}
+        message = Dispatch(CALL_ID, "f", "", [], None, 0, 0, b"", 1, {}, None, [])
+        assert not rig.orphans.was_given(message)
