@@ -24,6 +24,7 @@ from typing import Any
 import trio
 
 from . import errors
+from .alive import Alive
 from .errors import OverloadedError
 from .handlers import LinkHandler, StreamHandler
 from .link_events import TELL
@@ -67,6 +68,7 @@ class Link:
 
     Attributes:
         peer: Name of the other end, for logs.
+        alive: When the peer was last known to be there.
         ready: The handshake is done and the link is not over.
         goodbye: The peer said goodbye (code, reason) before the end, if it did.
         writer: Sends.
@@ -82,6 +84,7 @@ class Link:
         self.outbox = outbox
         self.peer = stream.peer
         self.connection = Connection(dialer=dialer, now=trio.current_time(), settings=settings)
+        self.alive = Alive()
         self.marked = False
         self.goodbye: tuple[int, str] | None = None
         self.writer = Writer(stream, self.connection)

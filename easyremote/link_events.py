@@ -80,6 +80,10 @@ def _on_hello(link: Link, event: ev.HelloReceived) -> None:
     link.handler.on_hello(link, event)
 
 
+def _on_pong(link: Link, event: ev.PongReceived) -> None:
+    link.alive.answered(link.connection.now, event.rtt_s)
+
+
 def _on_drain(link: Link, event: ev.DrainReceived) -> None:
     link.handler.on_drain(link, event.reason)
 
@@ -99,7 +103,7 @@ TELL: dict[type[Any], Callable[[Link, Any], None]] = {
     ev.CreditReceived: _on_credit,
     ev.HelloReceived: _on_hello,
     ev.WelcomeReceived: _on_welcome,
-    ev.PongReceived: lambda *_: None,  # The connection keeps the round trip.
+    ev.PongReceived: _on_pong,
     ev.DrainReceived: _on_drain,
     ev.GoawayReceived: _on_goaway,
 }

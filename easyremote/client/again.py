@@ -13,6 +13,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .. import alive
 from ..errors import EasyRemoteError, GatewayUnreachableError, TaskCancelledError
 from ..wire.message import Call, decode
 from .ids import new_id
@@ -20,6 +21,20 @@ from .retry import NEVER, REGISTERED_IDEMPOTENT, pause_s
 
 if TYPE_CHECKING:
     from .call import OutgoingCall
+
+
+SENT_PATIENCE_S = 120.0
+"""How long calls that were sent may be submitted again after a loss: as long as gateway and nodes
+keep them for us. They count from when they last heard of us, and do not know that we slept."""
+
+
+def too_late(lost_at: float | None) -> bool:
+    """Return whether a call that did not run since it was lost may be forgotten by now.
+
+    Args:
+        lost_at: When its link was last known to be alive, on the clock of `alive`.
+    """
+    return lost_at is not None and alive.clock() - lost_at > SENT_PATIENCE_S
 
 
 def settle_or_repeat(call: OutgoingCall, error: BaseException, *, idempotent: bool = False) -> None:

@@ -22,7 +22,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .. import values
+from .. import alive, values
 from ..errors import (
     EasyRemoteError,
     LinkLostError,
@@ -45,7 +45,7 @@ from ..wire.message import (
     decode,
     encode,
 )
-from .again import lost_for_good, next_attempt, settle_or_repeat
+from .again import lost_for_good, next_attempt, settle_or_repeat, too_late
 from .bodies import open_body
 from .future import Future, Input
 from .info import Usage, Whereabouts
@@ -96,6 +96,7 @@ class OutgoingCall(Reporting, StreamHandler):
     attempts = 1
     tried = False
     lost = False
+    _opened_at = 0.0
     _lost_at: float | None = None
     _since = 0
 
@@ -169,7 +170,7 @@ class OutgoingCall(Reporting, StreamHandler):
 
     def open_on(self, link: Link) -> None:
         """Write it to a link that has room for a stream."""
-        if self.session.too_late_for(self._lost_at):
+        if too_late(self._lost_at):
             self.lose(LinkLostError("for too long: nobody may know the call any more"))
             return
         payload = self._opening()
@@ -181,7 +182,7 @@ class OutgoingCall(Reporting, StreamHandler):
         self.stream = link.open_encoded(
             Kind.CALL, payload, self._buffers, handler=self, end=self.ended
         )
-        self.sent, self.lost = True, False
+        self.sent, self.lost, self._opened_at = True, False, alive.clock()
         if self._cancel is not None:
             self.stream.cancel(*self._cancel)
 
@@ -369,10 +370,11 @@ class OutgoingCall(Reporting, StreamHandler):
 
     def on_lost(self, stream: Stream, error: EasyRemoteError) -> None:
         """The link is gone."""
-        self.stream = None
-        self._filling = None
+        if stream is not self.stream:
+            return  # The outcome was there, or this was an attempt before.
+        self.stream = self._filling = None
         self.lost = True
-        self._lost_at = self._lost_at or time.monotonic()
+        self._lost_at = self._lost_at or max(self._opened_at, stream.link.alive.at)
         self.session.lost(self, error)
 
     def on_drained(self, stream: Stream, size_bytes: int) -> None:
@@ -386,7 +388,7 @@ class OutgoingCall(Reporting, StreamHandler):
         begun = self.feeds is not None and self.feeds.begun
         parted = self.accepted and self.speaks_on
         wanted = self.future is not None and self._cancel is None
-        return wanted and not begun and not parted
+        return wanted and not begun and not parted and not too_late(self._lost_at)
 
     def lose(self, error: EasyRemoteError) -> None:
         """The link is gone for good, as far as this call goes."""

@@ -40,6 +40,7 @@ from ..handlers import StreamHandler
 from ..timers import Timer, Timers
 from ..waiting import running_library
 from ..wire.message import CODEC_PLAIN, FLAG_ATTACH, Call
+from . import again
 from .bodies import pack
 from .call import OutgoingCall
 from .feed import Feeds, is_streamed
@@ -57,8 +58,6 @@ if TYPE_CHECKING:
 PATIENCE_S = 30.0
 """A link that was lost has this long to come back before calls that were never sent fail: twice
 the lease, after which the other side has certainly noticed, too."""
-SENT_PATIENCE_S = 120.0
-"""The same for calls that were sent: as long as gateway and nodes keep them for us."""
 CANCELS_MAX = 4096
 """Calls that were cancelled while there was no link, and must be stopped when there is one."""
 
@@ -313,7 +312,7 @@ class Session:
             after = self.timers.after
             self._patience = [
                 after(PATIENCE_S, lambda: self._lose_unsent(why)),
-                after(SENT_PATIENCE_S, lambda: self._give_up(why)),
+                after(again.SENT_PATIENCE_S, lambda: self._give_up(why)),
             ]
 
     def link_refused(self, error: EasyRemoteError) -> None:
@@ -345,10 +344,6 @@ class Session:
             self._again.append(exchange)
         else:
             exchange.lose(error)
-
-    def too_late_for(self, lost_at: float | None) -> bool:
-        """Whether a call that was lost then, and did not run since, may be forgotten by now."""
-        return lost_at is not None and time.monotonic() - lost_at > SENT_PATIENCE_S
 
     def hold(self, exchange: Exchange) -> None:
         """Let a call go once more as soon as there is room for it (io thread)."""

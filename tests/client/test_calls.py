@@ -22,9 +22,11 @@ from easyremote import (
     SerializationError,
     TaskCancelledError,
     TaskTimeoutError,
+    alive,
     gather,
     remote,
 )
+from easyremote.client import again as again_module
 from easyremote.client import call as call_module
 from easyremote.client import client as client_module
 from easyremote.client import session as session_module
@@ -410,6 +412,56 @@ def test_a_call_cancelled_without_a_link_is_stopped_on_the_next_one(
     stop.next("cancel")
 
 
+def test_a_client_that_slept_submits_nothing_that_may_be_forgotten(
+    gateway: ScriptedGateway, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time began when the link was last known to be alive, and sleep counts; not for calls
+    that were made afterwards, on a link that only looked alive."""
+    old = client.submit("old")
+    first = gateway.next_call()
+    first.accept()
+    until(lambda: state_of(old) == "queued")
+    awake = alive.clock
+    monkeypatch.setattr(alive, "clock", lambda: awake() + again_module.SENT_PATIENCE_S + 1.0)
+    fresh = client.submit("fresh")
+    gateway.next_call()
+    gateway.cut()
+    error = old.exception(WAIT_S)
+    assert isinstance(error, GatewayUnreachableError)
+    assert error.may_have_run is True
+
+    second = gateway.next_call()
+    assert second.call.function == "fresh"
+    second.result("done")
+    assert fresh.result(WAIT_S) == "done"
+    assert gateway.calls.empty()
+
+
+def test_an_outcome_that_came_is_not_asked_for_again(
+    gateway: ScriptedGateway, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link is lost while the result is being decoded: the call is not submitted once more."""
+    held: list[Any] = []
+    monkeypatch.setattr(call_module.offload, "run", held.append)
+    future = client.submit("f")
+    call = gateway.next_call()
+    value = list(range(20_000))
+
+    def say_and_leave() -> None:
+        assert gateway.peer is not None
+        call.result(value)
+        gateway.peer.link.outbox.flush()
+        gateway.peer.link.close()
+
+    gateway.do(say_and_leave)
+    until(lambda: gateway.dials == 2 and bool(held))
+    later = client.submit("later")
+    assert gateway.next_call().call.function == "later"
+    held[0]()
+    assert future.result(WAIT_S) == value
+    assert not later.done()
+
+
 def test_a_call_is_found_by_its_id(gateway: ScriptedGateway, client: Client) -> None:
     """From another program, too: nothing is asked but its outcome."""
     future = client.session.attach(b"i" * 16)
@@ -436,7 +488,7 @@ def test_a_link_that_does_not_come_back_fails_what_waits(
 ) -> None:
     """Nothing hangs: after the patience is over, calls fail, and new ones fail at once."""
     monkeypatch.setattr(session_module, "PATIENCE_S", 0.05)
-    monkeypatch.setattr(session_module, "SENT_PATIENCE_S", 0.1)
+    monkeypatch.setattr(again_module, "SENT_PATIENCE_S", 0.1)
     future = client.submit("f")
     gateway.next_call()
     gateway.unreachable = GatewayUnreachableError("nobody there")

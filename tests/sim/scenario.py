@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from easyremote.client import again
 from easyremote.client import client as client_module
 from easyremote.client import session as client_session
 from easyremote.gateway import recovery
@@ -120,7 +121,7 @@ class Scenario:
 
         return [
             (client_session, "PATIENCE_S", self.patience_s),
-            (client_session, "SENT_PATIENCE_S", self.sent_patience_s),
+            (again, "SENT_PATIENCE_S", self.sent_patience_s),
             (recovery, "ASKED_S", self.asked_s),
             (agent_orphans, "RESULT_TTL_S", self.limits.result_ttl_s),
             (agent_orphans, "SPENT_S", self.asked_s + 10.0),

@@ -57,6 +57,10 @@ def _virtual() -> float:
     return trio.current_time()
 
 
+def _virtual_clock(_: int) -> float:
+    return trio.current_time()
+
+
 def _wall() -> float:
     return WALL_EPOCH_S + trio.current_time()
 
@@ -90,6 +94,7 @@ def _replacements(rng: random.Random) -> list[Replacement]:
     return [
         (time, "monotonic", _virtual),
         (time, "perf_counter", _virtual),
+        (time, "clock_gettime", _virtual_clock),
         (time, "time", _wall),
         (time, "monotonic_ns", virtual_ns),
         (time, "perf_counter_ns", virtual_ns),
