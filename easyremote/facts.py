@@ -1,4 +1,4 @@
-"""The data classes that programs get and give: nodes, functions, TLS files, weights.
+"""The data classes that programs get and give: nodes, functions, placements, usage, TLS files.
 
 Rules of this file. 1) Plain frozen data. 2) What a newer gateway says more is kept in `facts`.
 3) They stand here because gateway and client both make them, and neither imports the other.
@@ -8,8 +8,9 @@ Source. api.md, "Facts", 6.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -98,3 +99,117 @@ class FunctionInfo:
         """Build it of what a gateway says."""
         mine, rest = _split(cls, plain)
         return cls(**mine, facts=rest)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one call has used, and what it costs: of `future.usage` and of `client.usage()`.
+
+    Attributes:
+        function: Its name.
+        node_id: The node that ran it, None if that is not known.
+        seconds: Wall time of the body on its worker.
+        bytes_in: Size of the encoded arguments.
+        bytes_out: Size of the encoded result.
+        gpu_seconds: Seconds times the GPUs that were reserved for it; None if nobody counted.
+        cost: What it costs, in `currency`; None if the function is not billed.
+        call_id: The `id` of its future.
+        user: Whose call it was.
+        started_at: When it was taken, in UTC.
+        outcome: How it ended, as the gateway recorded it; empty where nothing was recorded.
+        facts: What else is known.
+    """
+
+    function: str
+    node_id: str | None = None
+    seconds: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    gpu_seconds: float | None = None
+    cost: float | None = None
+    currency: str | None = None
+    call_id: str = ""
+    user: str = ""
+    started_at: datetime | None = None
+    outcome: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Self:
+        """Build it of what a gateway says; times are epoch seconds or dates, ids bytes or hex."""
+        mine, rest = _split(cls, plain)
+        if isinstance(mine.get("call_id"), bytes):
+            mine["call_id"] = mine["call_id"].hex()
+        if isinstance(mine.get("started_at"), int | float):
+            mine["started_at"] = datetime.fromtimestamp(mine["started_at"], UTC)
+        return cls(**mine, facts=rest)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a call was put, and why there.
+
+    `str()` of it is the explanation: the scores times the weights add up to the total.
+
+    Attributes:
+        node_id: The node that has it, or had it.
+        attempt: How often it was given to a node.
+        scores: The scores of that node in [0, 1], each better if higher: `resources`, `latency`,
+            `load`, `capability`; and `total`, by which nodes were compared. Empty if nothing was
+            compared.
+        weights: By what each score counts in the total.
+        excluded: Why other nodes could not have it then, by node id.
+        at: When, in epoch seconds; None if that is not known.
+    """
+
+    node_id: str
+    attempt: int = 1
+    scores: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    at: float | None = None
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any], attempt: int = 1) -> Self:
+        """Build it of what a gateway says."""
+        mine, _ = _split(cls, {"attempt": attempt, **plain})
+        return cls(**mine)
+
+    @property
+    def total(self) -> float | None:
+        """The score by which nodes were compared; None if nothing was compared."""
+        return self.scores.get("total")
+
+    def __str__(self) -> str:
+        """Explain it so that a reader can add it up again."""
+        lines = [f"{self.node_id}{self._how()}"]
+        parts = [name for name in self.scores if name != "total"]
+        if not parts:
+            lines.append("  no scores: there was nothing to compare")
+        for name in parts:
+            score, weight = self.scores[name], self.weights.get(name)
+            if weight is None:
+                lines.append(f"  {name:<12}{score:7.4f}")
+            else:
+                product = f"x {weight:.4g} = {score * weight:7.4f}"
+                lines.append(f"  {name:<12}{score:7.4f} {product}")
+        total = self.scores.get("total")
+        if parts and total is not None:
+            lines.append(f"  {'total':<12}{total:7.4f}{self._rest(total)}")
+        lines += [f"  not {node_id}: {why}" for node_id, why in self.excluded.items()]
+        return "\n".join(lines)
+
+    def _how(self) -> str:
+        tried = "" if self.attempt <= 1 else f", attempt {self.attempt}"
+        if self.at is None:
+            return tried
+        when = datetime.fromtimestamp(self.at, UTC)
+        return f"{tried}, chosen {when:%Y-%m-%d %H:%M:%S} UTC"
+
+    def _rest(self, total: float) -> str:
+        """Say what the four products do not explain, so that nobody adds in vain."""
+        explained = sum(
+            self.scores[name] * w for name, w in self.weights.items() if name in self.scores
+        )
+        rest = total - explained
+        return "" if abs(rest) < 5e-5 else f", of which {rest:+.4f} comes from none of these"
