@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -46,13 +47,6 @@ _log = logging.getLogger("easyremote.link")
 READ_BUDGET_BYTES = 256 * 1024
 """Bytes after which a reader lets other tasks run: about a millisecond of somebody's bulk."""
 
-TURN_S = 0.002
-"""Time after which a reader lets other tasks run, too, even inside what was received at once: a
-few KiB of small frames take longer than much bulk."""
-CROWDED_TURN_S = 0.0005
-"""The same for a link that always has more to read, while others keep it waiting, too: so a crowd
-of greedy peers does not lengthen everybody's wait by their number."""
-CROWDED_AFTER_S = 0.006
 EVENTS_PER_LOOK = 4
 """How often the clock is looked at."""
 
@@ -73,6 +67,7 @@ class Link:
         goodbye: The peer said goodbye (code, reason) before the end, if it did.
         writer: Sends.
         streams: The streams that are not over, by id.
+        lane: What it shares with the other links of its user (`turns`), if there may be others.
     """
 
     def __init__(
@@ -96,9 +91,8 @@ class Link:
         self._timer_at = 0.0
         self._over = False
         self._unfinished = False
-        """There are events that nobody was told of."""
-        self._turn_over_at = math.inf
-        """When a turn ended in which not everything could be done; else infinity."""
+        """There are events that nobody was told of, and the reader will go on with them."""
+        self.lane: trio.Lock | None = None
 
     # ---- what the owner does ---------------------------------------------------------------
 
@@ -186,8 +180,10 @@ class Link:
         return min(math.inf if when is None else when, math.inf if writer is None else writer)
 
     def forget(self, stream_id: int) -> None:
-        """A stream is over."""
-        self.streams.pop(stream_id, None)
+        """A stream is over, and everything was told of it."""
+        stream = self.streams.pop(stream_id, None)
+        if stream is not None:
+            stream.forget_handler()
 
     @property
     def streams_open(self) -> int:
@@ -213,28 +209,27 @@ class Link:
                 await self.stream.aclose()
 
     async def _read_loop(self) -> None:
-        while True:
-            if self._receive_batch():
+        turns = self.outbox.turns
+        while not self._over:
+            idle = self._receive_batch(*turns.bounds(first=True))
+            while not (idle or self._over):
+                idle = await turns.further(self.lane, self._further_turn)
+            if not self._over:
                 await self._wait(self.stream.wait_receivable)
-            else:
-                await trio.lowlevel.checkpoint()
-            if self._over:
-                return
 
-    def _receive_batch(self) -> bool:
-        """Receive and dispatch; True if the stream has nothing more now."""
+    def _further_turn(self) -> bool:
+        return self._receive_batch(*self.outbox.turns.bounds(first=False))
+
+    def _receive_batch(self, for_s: float, events_max: int) -> bool:
+        """Receive and dispatch for one turn; True if the stream has nothing more now."""
         connection, receive = self.connection, self.stream.try_receive_into
         budget, unsent = READ_BUDGET_BYTES, FLUSH_EVERY_BYTES
-        begin = trio.current_time()
-        crowded = begin - self._turn_over_at > CROWDED_AFTER_S
-        until = begin + (CROWDED_TURN_S if crowded else TURN_S)
-        self._turn_over_at = math.inf
+        until = trio.current_time() + for_s
         self.outbox.begin()
         try:
-            if self._unfinished and not self._dispatch(until):
-                self._turn_over_at = trio.current_time()
-                return False
-            while budget > 0 and not self._over:
+            if self._unfinished:
+                events_max -= self._dispatch(until, events_max)
+            while budget > 0 and not (self._unfinished or self._over):
                 try:
                     size = receive(connection.receive_buffer())
                 except StreamBroken as broken:
@@ -247,9 +242,7 @@ class Link:
                     connection.received(size, now)
                 else:
                     connection.receive_eof(now)
-                if not self._dispatch(until):
-                    self._turn_over_at = trio.current_time()
-                    return False
+                events_max -= self._dispatch(until, events_max)
                 budget -= size
                 unsent -= size
                 if unsent <= 0:
@@ -278,19 +271,24 @@ class Link:
         """Nobody takes our bytes: what the peer said before may tell why, so hear it first."""
         self._broken = str(broken)
         self.writer.forget()
+        self._timer.set()
+
+    async def _hear_out(self, reason: str) -> None:
+        """Take what a peer has said that takes nothing more, in turns, and end."""
+        with trio.move_on_after(GOODBYE_S):
+            idle = self._over
+            while not (idle or self._over):
+                idle = await self.outbox.turns.further(self.lane, self._further_turn)
         self.outbox.begin()
         try:
-            while not self._over and not self._receive_batch():
-                pass
-            self._broke(broken)
+            self._broke(StreamBroken(reason))
         finally:
             self.outbox.end()
 
-    def _dispatch(self, until: float = math.inf) -> bool:
-        """Tell the handlers what happened, one event after the other.
+    def _dispatch(self, until: float = math.inf, events_max: int = sys.maxsize) -> int:
+        """Tell the handlers what happened, one event after the other; return how many there were.
 
-        Returns:
-            False if there is more to tell and the time is over; nothing may be received then.
+        Where there is more to tell, nothing may be received before it was told.
         """
         connection, streams, next_event = self.connection, self.streams, self.connection.next_event
         told = 0
@@ -308,11 +306,13 @@ class Link:
                 code = error.code if isinstance(error, RemoteProtocolError) else ErrorCode.DECODE
                 connection.fail(RemoteProtocolError(code, str(error)))
             told += 1
+            if told >= events_max:
+                break
             if not told % EVENTS_PER_LOOK and trio.current_time() >= until:
                 break
         self._unfinished = event is not None
         self._forget_over()
-        return event is None
+        return told
 
     def _handle(self, event: ev.Event) -> None:
         if isinstance(event, ev.ConnectionLost):
@@ -340,12 +340,13 @@ class Link:
         told = error or errors.LinkLostError(f"{self.peer} said goodbye")
         for stream in streams:
             stream.handler.on_lost(stream, told)
+            stream.forget_handler()
         self.handler.on_lost(self, error)
 
     def _forget_over(self) -> None:
         """Drop the handles of streams that are over and of which everything was told."""
         for stream_id in self.connection.take_over():
-            self.streams.pop(stream_id, None)
+            self.forget(stream_id)
 
     # ---- sending ---------------------------------------------------------------------------
 
@@ -411,18 +412,21 @@ class Link:
                 await self._timer.wait()
             if self._timer.is_set():
                 self._timer = trio.Event()
+                if self._broken is not None:
+                    await self._hear_out(self._broken)
                 continue
             now = trio.current_time()
             self.outbox.begin()
             try:
                 # We may have been the one that slept: look again before somebody is blamed.
                 if now >= connection.heard_at + connection.settings.lease_s:
-                    self._receive_batch()
+                    self._receive_batch(math.inf, sys.maxsize)
                 if self.writer.overdue(now) is not None:
                     self._send_again()
                     self._check_peer()
                 connection.handle_timeout(now)
-                self._dispatch()
+                if not self._unfinished:
+                    self._dispatch()
                 self.outbox.mark(self)
             finally:
                 self.outbox.end()

@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .handlers import StreamHandler
-from .stream import Stream
+from .stream import NOBODY, Stream
 from .wire import event as ev
 
 if TYPE_CHECKING:
     from .link import Link
 
-_NOBODY = StreamHandler()
-
 
 def _on_opened(link: Link, event: ev.StreamOpened) -> None:
-    stream = Stream(link, event.stream_id, _NOBODY)
+    stream = Stream(link, event.stream_id, NOBODY)
     link.streams[event.stream_id] = stream
     stream.handler = link.handler.on_open(
         link, stream, event.kind, event.payload, event.more, event.end
@@ -45,6 +42,7 @@ def _on_reset(link: Link, event: ev.StreamReset) -> None:
     stream = link.streams.pop(event.stream_id, None)
     if stream is not None:
         stream.handler.on_reset(stream, event.code, event.reason)
+        stream.forget_handler()
 
 
 def _on_accepted(link: Link, event: ev.StreamsAccepted) -> None:

@@ -13,6 +13,8 @@ from typing import Protocol
 
 import trio
 
+from .turns import Turns
+
 
 class Flushable(Protocol):
     """What an outbox holds: a link."""
@@ -24,12 +26,17 @@ class Flushable(Protocol):
 
 
 class Outbox:
-    """The links of one thread that have something to send."""
+    """The links of one thread that have something to send.
+
+    Attributes:
+        turns: The line of those of them that have more to do than one turn holds.
+    """
 
     def __init__(self) -> None:
         self._dirty: list[Flushable] = []
         self._depth = 0
         self._scheduled = False
+        self.turns = Turns()
 
     def mark(self, link: Flushable) -> None:
         """`link` has something to send at the end of this batch."""

@@ -18,6 +18,9 @@ from .wire.message import encode as encode_message
 if TYPE_CHECKING:
     from .link import Link
 
+NOBODY = StreamHandler()
+"""Handles what nobody wants to hear."""
+
 
 class Stream:
     """One open stream. See the module."""
@@ -28,6 +31,10 @@ class Stream:
         self.link = link
         self.stream_id = stream_id
         self.handler = handler
+
+    def forget_handler(self) -> None:
+        """Let go of who handled it: it is over. Handlers hold their streams, and cycles cost."""
+        self.handler = NOBODY
 
     @property
     def is_open(self) -> bool:

@@ -22,6 +22,8 @@ from .wire.outgoing import Chunk
 
 WRITE_BUDGET_BYTES = 256 * 1024
 """Bytes that one flush sends before the writer task takes over."""
+CHUNK_COST_BYTES = 4 * 1024
+"""Bytes that a chunk counts there at least: about what a small one takes to send."""
 
 
 class Writer:
@@ -63,7 +65,7 @@ class Writer:
             sent = self._send_chunk()
             if self.full:
                 return
-            budget -= sent
+            budget -= max(sent, CHUNK_COST_BYTES)
         self._becomes_full(None)
 
     def _send_chunk(self) -> int:

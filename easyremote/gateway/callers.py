@@ -6,7 +6,7 @@ while, in two generations, so that a call that is submitted again is not run aga
 the user who owns the node that answered: whoever asks whether to trust an answer must hear of the
 node that gave it, not of those that could have.
 
-Rules of this file. 1) Pure. 2) Memory per user is bounded.
+Rules of this file. 1) No I/O, no clock. 2) Memory per user is bounded.
 
 Source. promises.md T2, T10.
 """
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
+
+import trio
 
 if TYPE_CHECKING:
     from ..flow import Buffers
@@ -31,11 +33,13 @@ class Caller:
         calls: Calls that are not over, by id.
         queued: How many of them wait for a node.
         buffers: What they hold together.
+        lane: What the links of its clients share, so that many get no more turns than one.
         forgot_until: Ids of calls that were over before this time may be forgotten.
     """
 
     __slots__ = (
-        "_older", "_over", "_rotated_at", "buffers", "calls", "forgot_until", "queued", "user",
+        "_older", "_over", "_rotated_at", "buffers", "calls", "forgot_until", "lane", "queued",
+        "user",
     )  # fmt: skip
 
     def __init__(self, user: str, buffers: Buffers) -> None:
@@ -43,6 +47,7 @@ class Caller:
         self.buffers = buffers
         self.calls: dict[bytes, GatewayCall] = {}
         self.queued = 0
+        self.lane = trio.Lock()
         self._over: dict[bytes, str | None] = {}
         self._older: dict[bytes, str | None] = {}
         self._rotated_at = self.forgot_until = -math.inf

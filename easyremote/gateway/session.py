@@ -215,6 +215,7 @@ class Session(LinkHandler):
         gateway.admitted(self)
         self._authenticated()
         if not self.node_id:
+            self.link.lane = self.caller.lane  # A node works for others, and stands alone.
             events.client_connected(self)
         self.link.welcome(
             {

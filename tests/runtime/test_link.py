@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from easyremote import errors
@@ -471,6 +472,7 @@ async def test_the_reason_of_a_refusal_survives_a_send_that_fails(
         world.ends[1].try_send(memoryview(refusal))
         world.ends[1].close_now()
         world.links[0].flush()
+        await trio.testing.wait_all_tasks_blocked()
         assert world.sides[0].lost
 
     (error,) = world.sides[0].lost
