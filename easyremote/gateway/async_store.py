@@ -6,8 +6,9 @@ connection, which takes everything that has queued up meanwhile, runs it in one 
 commits once: under load a hundred writes share one sync of the disk. A write that fails undoes
 its own part only. In the simulation there is no thread: a write runs at once, where it is awaited.
 
-Rules of this file. 1) `write` returns when the change is durable. 2) A write that is cancelled
-while it waits may have happened. 3) The queue is bounded by its callers: each waits for its own.
+Rules of this file. 1) `write` returns, and `submit` calls back, when the change is durable. 2) A
+write that is cancelled while it waits may have happened. 3) The queue is bounded by its callers:
+each waits for its own. 4) Writes happen in the order in which they were handed over.
 
 Source. The group commit of Gray and Reuter, Transaction Processing (1993), section 9.4.
 """
@@ -24,11 +25,14 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import trio
 
+from ..errors import EasyRemoteError
 from .database import StoreError
 from .store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Then = Callable[[Any, BaseException | None], object]
+"""Is told the result of a write, or why there is none."""
 
 BATCH_MAX = 512
 """Writes in one transaction; a bound on how long the first of them waits for the last."""
@@ -40,6 +44,7 @@ WATCH_INTERVAL_S = 0.4
 class _Write:
     run: Callable[[Store], Any]
     done: trio.Event = field(default_factory=trio.Event)
+    then: Then | None = None
     result: Any = None
     error: BaseException | None = None
 
@@ -49,6 +54,7 @@ class AsyncStore:
 
     Attributes:
         reader: The store for synchronous reads on this thread; never write through it.
+        batch: Runs what `submit` calls back, so that all that it causes is sent at once.
     """
 
     def __init__(self, reader: Store, *, inline: bool = False) -> None:
@@ -64,6 +70,7 @@ class AsyncStore:
         self._thread: threading.Thread | None = None
         self._trio_token: trio.lowlevel.TrioToken | None = None
         self._open = False
+        self.batch: Callable[[Callable[[], None]], None] = _run
 
     async def __aenter__(self) -> Self:
         """Start the thread that writes."""
@@ -117,6 +124,35 @@ class AsyncStore:
         done: T = write.result
         return done
 
+    def submit(
+        self, then: Then, operation: Callable[Concatenate[Store, P], object], *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:  # fmt: skip
+        """Run a function of a `Store`; `then` hears on this thread what came of it, later.
+
+        Nothing is heard of a write that a store which closes does not reach.
+        """
+        if not self._open:
+            return
+        write = _Write(partial(_call, operation, args, kwargs), then=then)
+        if not self._inline:
+            self._queue.put(write)
+            return
+        try:
+            with self.reader.transaction():
+                write.result = write.run(self.reader)
+        except EasyRemoteError as error:
+            write.error = error
+        trio.lowlevel.current_trio_token().run_sync_soon(self._tell, [write])
+
+    def _tell(self, batch: list[_Write]) -> None:
+        """Let those who wait for these writes go on."""
+        asked = [write for write in batch if write.then is not None]
+        for write in batch:
+            write.done.set()
+        if asked and self._open:
+            self.batch(partial(_tell_each, asked))
+
     # ---- the thread ----------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -145,15 +181,20 @@ class AsyncStore:
 
     def _settle(self, batch: list[_Write]) -> None:
         assert self._trio_token is not None
-
-        def wake() -> None:
-            for write in batch:
-                write.done.set()
-
         try:
-            self._trio_token.run_sync_soon(wake)
+            self._trio_token.run_sync_soon(self._tell, batch)
         except trio.RunFinishedError:
             return  # nobody is left to be told; the writes are durable
+
+
+def _run(fn: Callable[[], None]) -> None:
+    fn()
+
+
+def _tell_each(writes: list[_Write]) -> None:
+    for write in writes:
+        assert write.then is not None
+        write.then(write.result, write.error)
 
 
 def _call(

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from ..errors import EasyRemoteError
 from ..identity.private_file import PRIVATE_MODE, close_to_others
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_TIMEOUT_S = 5.0
 """How long a writer waits for the writer of another process; commits take milliseconds."""
 AUDIT_DETAIL_CHARS_MAX = 4096
@@ -58,14 +58,41 @@ CREATE TRIGGER audit_is_not_removed BEFORE DELETE ON audit
 BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
 """
 
+_USAGE = """
+CREATE TABLE usage (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, call_id BLOB NOT NULL, user TEXT NOT NULL,
+    sub TEXT NOT NULL, function TEXT NOT NULL, accepted_at REAL NOT NULL,
+    incarnation INTEGER NOT NULL, node_id TEXT NOT NULL DEFAULT '',
+    node_owner TEXT NOT NULL DEFAULT '', started_at REAL, ended_at REAL,
+    seconds REAL NOT NULL DEFAULT 0, node_seconds REAL, gpu_seconds REAL NOT NULL DEFAULT 0,
+    bytes_in INTEGER NOT NULL DEFAULT 0, bytes_out INTEGER NOT NULL DEFAULT 0,
+    outcome TEXT NOT NULL DEFAULT 'open',
+    paid INTEGER NOT NULL DEFAULT 0, price_nano INTEGER NOT NULL DEFAULT 0,
+    currency TEXT NOT NULL DEFAULT '', rule TEXT, flagged INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (user, call_id)
+);
+CREATE INDEX usage_open ON usage (seq) WHERE outcome = 'open';
+CREATE TRIGGER usage_is_not_changed BEFORE UPDATE ON usage WHEN OLD.outcome <> 'open'
+BEGIN SELECT RAISE(ABORT, 'a usage record that is closed does not change'); END;
+CREATE TRIGGER usage_is_not_removed BEFORE DELETE ON usage WHEN OLD.paid
+BEGIN SELECT RAISE(ABORT, 'a paid usage record stays'); END;
+CREATE TABLE quota_use (
+    user TEXT NOT NULL, sub TEXT NOT NULL, owner TEXT NOT NULL, function TEXT NOT NULL,
+    bucket INTEGER NOT NULL, seconds REAL NOT NULL, calls REAL NOT NULL, bytes REAL NOT NULL,
+    PRIMARY KEY (user, sub, owner, function, bucket)
+) WITHOUT ROWID;
+"""
+"""Quotas and bills (`usage_store.py`); new with schema 3."""
+
 _UPGRADES: dict[int, tuple[str, ...]] = {
     1: (
-        "ALTER TABLE nodes ADD COLUMN boot BLOB NOT NULL DEFAULT x''",
-        "ALTER TABLE nodes ADD COLUMN booted_at REAL NOT NULL DEFAULT 0",
-        "ALTER TABLE nodes ADD COLUMN online INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE nodes ADD COLUMN boot BLOB NOT NULL DEFAULT x'';",
+        "ALTER TABLE nodes ADD COLUMN booted_at REAL NOT NULL DEFAULT 0;",
+        "ALTER TABLE nodes ADD COLUMN online INTEGER NOT NULL DEFAULT 0;",
     ),
+    2: (_USAGE,),
 }
-"""What leads from each older schema to the next one."""
+"""What leads from each older schema to the next one, as scripts."""
 
 _FIRST_HASH = bytes(32)
 
@@ -139,8 +166,8 @@ class Database:
                 return
             if version in _UPGRADES:
                 for older in range(version, SCHEMA_VERSION):
-                    for statement in _UPGRADES[older]:
-                        self._connection.execute(statement)
+                    for script in _UPGRADES[older]:
+                        self._run(script)
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
                 return
             if version != 0:
@@ -148,9 +175,12 @@ class Database:
                     f"{self.path} was written by another version of EasyRemote (schema {version}, "
                     f"this one knows {SCHEMA_VERSION}); run the gateway with that version"
                 )
-            for statement in _statements(_SCHEMA):
-                self._connection.execute(statement)
+            self._run(_SCHEMA + _USAGE)
             self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _run(self, script: str) -> None:
+        for statement in _statements(script):
+            self._connection.execute(statement)
 
     def close(self) -> None:
         """Close the connection; a second call does nothing."""

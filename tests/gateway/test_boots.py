@@ -92,6 +92,8 @@ def test_database_of_the_version_before_is_upgraded(tmp_path: Path, store: Store
         source.backup(target)
         for column in ("boot", "booted_at", "online"):
             target.execute(f"ALTER TABLE nodes DROP COLUMN {column}")
+        for table in ("usage", "quota_use"):
+            target.execute(f"DROP TABLE {table}")
         target.execute("PRAGMA user_version=1")
     source.close()
     target.close()
