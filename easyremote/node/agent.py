@@ -42,7 +42,7 @@ from ..wire.message import FLAG_ATTACH, Dispatch, Failure, decode
 from . import probe
 from .agent_calls import DispatchedCall
 from .agent_config import Announcement
-from .agent_nested import NestedCall
+from .agent_nested import NestedCall, NestedCalls
 from .agent_orphans import Orphanage
 from .agent_session import Dial, GatewaySession
 from .family import EXIT_FAILED, Family
@@ -108,7 +108,7 @@ class Agent:
         self._running: dict[bytes, DispatchedCall] = {}
         self._orphans = Orphanage(self._timers)
         self._restarted = False
-        self._nested: list[NestedCall] = []
+        self._nested = NestedCalls()
         self._stop_at: float | None = None
         self._draining = False
         self._ending = False
@@ -217,22 +217,14 @@ class Agent:
     ) -> StreamHandler:
         """A function that runs there calls another one: let it out if its ticket is good."""
         call = NestedCall(self._timers, self._buffers, stream, payload, more, end)
-        session = self._session
-        link = None if session is None else session.link
-        call.go_again = self._nested.append
         if call.message.ticket not in worker.calls:
             call.refuse(
                 ErrorCode.FORBIDDEN,
                 "calls on the link of a worker are made by functions while they run; elsewhere, "
                 "connect() a client",
             )
-        elif session is None or link is None:
-            call.refuse(ErrorCode.GATEWAY_LOST, "this node has no link to its gateway now")
-        elif link.streams_available > 0:
-            call.give(link, session.incarnation)
         else:
-            call.hold()
-            self._nested.append(call)
+            self._nested.take(call, self._session)
         return call
 
     def worker_drains(self, worker: WorkerProcess, reason: str) -> None:
@@ -274,12 +266,13 @@ class Agent:
     def gateway_lost(self) -> None:
         """The link to the gateway is gone."""
         self._orphans.link_lost()
+        self._look_at_nested()
 
     def gateway_registered(self, info: dict[str, Any]) -> None:
         """The gateway has taken the node: tell the script."""
         self._registered_info = info
         self._restarted = False
-        self._give_nested()
+        self._look_at_nested()
         if self.family.main.worker is not None:
             self.family.main.worker.say_registered(info)
         if self._draining and self._session is not None:
@@ -314,16 +307,11 @@ class Agent:
 
     def gateway_credit(self) -> None:
         """The gateway takes more nested calls."""
-        self._give_nested()
+        self._look_at_nested()
 
-    def _give_nested(self) -> None:
-        """Let nested calls out: those that waited longest go first."""
-        session = self._session
-        waiting = [call for call in self._nested if call.waiting]
-        if session is not None and session.registered and (link := session.link) is not None:
-            while waiting and link.streams_available > 0:
-                waiting.pop(0).give(link, session.incarnation)
-        self._nested[:] = waiting
+    def _look_at_nested(self) -> None:
+        if self._session is not None:
+            self._nested.look_again(self._session)
 
     def call_gone(self, call: DispatchedCall) -> None:
         """The work of a call is gone."""

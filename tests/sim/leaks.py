@@ -41,7 +41,7 @@ def _node(host: NodeHost) -> dict[str, int]:
     workers = [script.worker for script in scripts if script.worker is not None]
     return {
         "calls running": len(agent._running),
-        "nested calls": sum(call.waiting for call in agent._nested),
+        "nested calls": len(agent._nested),
         "bytes buffered": agent._buffers.used_bytes,
         "calls held": agent.family.main.held,
         "calls in workers": sum(worker.in_flight for worker in workers),
