@@ -304,3 +304,30 @@ class Tally:
             return self._until
         oldest = min((at for at, use in self._buckets.items() if any(use)), default=None)
         return now + DAY_S if oldest is None else oldest + BUCKET_S + DAY_S
+
+
+PIECES_MAX = 300
+
+
+def spread(begin: float, end: float, seconds: float) -> list[tuple[float, float]]:
+    """Split seconds that were used between two times into pieces, each with the time it belongs to.
+
+    What ran over midnight is then counted on both days.
+
+    Args:
+        begin: When the use began, in seconds since the epoch.
+        end: When it ended.
+        seconds: How much was used.
+    """
+    length = end - begin
+    if seconds <= 0:
+        return []
+    if length <= 0 or bucket_of(begin) == bucket_of(end):
+        return [(end, seconds)]
+    step = BUCKET_S * math.ceil(length / BUCKET_S / PIECES_MAX)
+    found, at = [], begin
+    while at < end:
+        following = min(end, float(bucket_of(at) + step))
+        found.append((at, seconds * (following - at) / length))
+        at = following
+    return found

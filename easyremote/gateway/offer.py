@@ -19,6 +19,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from .terms import Terms, read_terms
+
 FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 NODE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}", re.ASCII)
 GROUP_NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,128}", re.ASCII)
@@ -56,6 +58,7 @@ class FunctionEntry:
         access_level: A level that the caller must hold, or None.
         auth_required: The caller must be an individual.
         facts: The rest of the description, for discovery.
+        terms: Its quota and its price, None if it has neither.
         weight: About how many bytes it takes to keep all that.
     """
 
@@ -70,6 +73,7 @@ class FunctionEntry:
     auth_required: bool
     access_level: str | None
     facts: dict[str, Any] = field(default_factory=dict)
+    terms: Terms | None = None
 
     @property
     def weight(self) -> int:
@@ -140,6 +144,10 @@ def read_function(value: Any) -> FunctionEntry:
     if type(slots) is not int or not 1 <= slots <= SLOTS_MAX:
         raise BadOffer(f"{where}: slots must lie between 1 and {SLOTS_MAX}")
     _list(entry.get("parameters"), f"{where}: parameters", PARAMETERS_MAX)
+    try:
+        terms = read_terms(entry)
+    except ValueError as error:
+        raise BadOffer(f"{where}: {str(error)[:TEXT_CHARS_MAX]}") from None
     return FunctionEntry(
         name=name,
         description=_text(entry.get("doc", entry.get("description")), f"{where}: doc"),
@@ -154,6 +162,7 @@ def read_function(value: Any) -> FunctionEntry:
         facts={
             key: plain(entry[key], f"{where}: {key}") for key in _FUNCTION_FACTS if key in entry
         },
+        terms=terms,
     )
 
 

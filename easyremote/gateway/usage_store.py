@@ -208,11 +208,12 @@ def list_usage(
         after: Only those behind this sequence number.
         limit: How many at most.
     """
+    mine, whose = ("", ()) if user is None else ("AND user = ? ", (user,))
     rows = store.rows(
         f"SELECT {', '.join(_COLUMNS)} FROM usage "  # noqa: S608 - names of ours
-        "WHERE (paid OR outcome = ?) AND accepted_at >= ? AND seq > ? "
-        "AND (? IS NULL OR user = ?) ORDER BY seq LIMIT ?",
-        UNKNOWN, since, after, user, user, limit,
+        f"WHERE (paid OR outcome = ?) AND accepted_at >= ? AND seq > ? {mine}"
+        "ORDER BY seq LIMIT ?",
+        UNKNOWN, since, after, *whose, limit,
     )  # fmt: skip
     found = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
     for one in found:
