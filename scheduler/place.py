@@ -1,20 +1,326 @@
-"""Choose where a call runs: the candidate with the fewest calls in flight.
+"""Choose where a call runs: the best place with room, and of equals the least recently used.
 
-Theory. Among equal nodes the one that holds least, relative to what it can run at once, answers
-soonest. Ties go to the one that was used least recently, so that equal nodes share equal work.
+Theory. Calls wait at pools, and a pool has places. A call that comes in is given to the place with
+the largest value that has room; if none has, it waits, and is taken by the first place that becomes
+free. Places whose values are within `epsilon` of the best are equal, and take turns: without that,
+the one that is better by nothing would get everything.
 
-Rules of this file. 1) Pure. 2) A candidate that may hold no more is never chosen; that is not an
-error but the answer None, and the call waits.
+The common question ("any place will do, who is best?") is answered from numbers that places keep:
+by a loop in short pools, by numpy in long ones, with the same answer. A pool whose calls need
+resources keeps, for each place, what its resources score, and computes it again where the node
+changed. Everything else (nodes that gave the call back, large arguments, users' own strategies)
+goes the long way: filter, score, choose.
 
-Source. "Least outstanding requests" as in Envoy's load balancer, with capacities.
+Large arguments. From `LARGE_BYTES` on, moving the data counts: places are compared by the seconds
+until the body can begin (transfer and wait for a slot), and values decide among those that are
+close. A place that has the data and is full may be worth waiting for, as long as waiting is shorter
+than moving: data draws calls, and a queue drives them away again.
+
+Rules of this file. 1) Pure. 2) What does not pass the filters is never chosen. 3) The order of
+places never matters. 4) "No" is None; `explain` says why.
+
+Source. The least-recently-used tie-break of features.md I9; delay scheduling (Zaharia et al., 2010)
+for locality against queues.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 
+from . import score
+from .filter import Request, rejection
+from .fleet import Fleet
+from .host import NO_ROOM, SHUT_BELOW, Host, Place
+from .model import NO_NEEDS, Needs, NodeSnapshot, Rejection, Scores
+from .policy import DEFAULT, Lots, Policy
+
+LONG = 16
+"""Pools with more places are asked through the fleet's table."""
+SHORT = 12
+"""Pools with fewer places leave it again: one that goes up and down does so seldom."""
+
+LARGE_BYTES = 1 << 20
+"""Arguments from here on take noticeable time on the way."""
+CLOSE_FACTOR = 1.25
+CLOSE_S = 0.05
+"""Delays that differ by less than that factor and time are equal: both are estimates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Large:
+    """Arguments that take time to move.
+
+    Attributes:
+        size_bytes: How much.
+        holders: Ids of nodes that have them already.
+        waiting: Calls that wait at the pool before this one.
+    """
+
+    size_bytes: int
+    holders: Collection[str] = ()
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A candidate with what is said for it."""
+
+    place: Place
+    scores: Scores
+    total: float
+    devices: tuple[int, ...] = ()
+
+
+class Places:
+    """The places of one pool.
+
+    Attributes:
+        fleet: The table of the gateway.
+        policy: How one of them is chosen.
+        needs: What each call of the pool reserves.
+    """
+
+    __slots__ = (
+        "_adjusted", "_capability", "_index", "_liked", "_list", "_long", "_lots", "_plain",
+        "_seen", "_slots", "fleet", "needs", "policy",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        policy: Policy = DEFAULT,
+        needs: Needs = NO_NEEDS,
+        *,
+        capability: Callable[[Host], float] | None = None,
+        lots: Lots | None = None,
+    ) -> None:
+        """Begin without places.
+
+        Args:
+            fleet: The table of the gateway.
+            policy: The hosts' own policy, or another for the calls of this pool.
+            needs: What each call reserves.
+            capability: How well a node fits what is preferred, in [0, 1]; asked once per place.
+            lots: Draws for the strategy `random`.
+        """
+        assert lots is not None or not policy.draws
+        self.fleet = fleet
+        self.policy = policy
+        self.needs = needs
+        self._capability = capability
+        self._lots = lots
+        self._plain = not needs and capability is None
+        self._list: list[Place] = []
+        self._slots: dict[Place, int] = {}  # Where in the list.
+        self._liked: dict[Place, float] = {}
+        self._long = False
+        self._index: NDArray[np.intp] | None = None
+        self._seen: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._adjusted: NDArray[np.float64] = np.zeros(0)
+
+    def __len__(self) -> int:
+        """Return how many places there are."""
+        return len(self._list)
+
+    def __iter__(self) -> Iterator[Place]:
+        """Go through the places, in no order that means anything."""
+        return iter(self._list)
+
+    def __contains__(self, place: object) -> bool:
+        """Whether a place is one of them."""
+        return place in self._slots
+
+    def add(self, place: Place) -> None:
+        """Take a place in; nothing happens if it is there."""
+        if place in self._slots:
+            return
+        self._slots[place] = len(self._list)
+        self._list.append(place)
+        if self._capability is not None:
+            self._liked[place] = score.share(self._capability(place.host))
+        self._index = None
+        if self._long:
+            self.fleet.enter(place)
+        elif len(self._list) > LONG:
+            self._long = True
+            for one in self._list:
+                self.fleet.enter(one)
+
+    def discard(self, place: Place) -> None:
+        """Give a place up; nothing happens if it is not there."""
+        at = self._slots.pop(place, None)
+        if at is None:
+            return
+        last = self._list.pop()
+        if last is not place:
+            self._list[at] = last
+            self._slots[last] = at
+        self._liked.pop(place, None)
+        self._index = None
+        if self._long:
+            self.fleet.leave(place)
+            if len(self._list) < SHORT:
+                self._long = False
+                for one in self._list:
+                    self.fleet.leave(one)
+
+    # ---- choose --------------------------------------------------------------------------------
+
+    def choose(self, exclude: Collection[str] = (), large: Large | None = None) -> Place | None:
+        """Return the place that should get a call now; None if it has to wait.
+
+        With needs, `place.host.reserve(needs)` follows at once, and succeeds.
+
+        Args:
+            exclude: Ids of nodes that must not get it.
+            large: What is known of large arguments; see the module.
+        """
+        places = self._list
+        policy = self.policy
+        if exclude or (large is not None and large.size_bytes >= LARGE_BYTES):
+            return self._choose_slowly(exclude, large)
+        if self._long:
+            if places[0].host.policy is policy and policy.chooser is None and not policy.draws:
+                return self._choose_long()
+            return self._choose_slowly((), None)
+        if not places:
+            return None
+        if not self._plain or places[0].host.policy is not policy or policy.draws or policy.chooser:
+            return self._choose_slowly((), None)
+        best = NO_ROOM
+        for place in places:
+            if place.value > best:  # noqa: PLR1730  # A call of max() costs as much as the loop.
+                best = place.value
+        if best < SHUT_BELOW:
+            return None if best == NO_ROOM else self._choose_slowly((), None)
+        best -= policy.epsilon
+        chosen: Place | None = None
+        for place in places:
+            if place.value >= best and (chosen is None or place.used < chosen.used):
+                chosen = place
+        return chosen
+
+    def _choose_long(self) -> Place | None:
+        fleet = self.fleet
+        index = self._index
+        if index is None:
+            index = self._rows()
+        if self._plain:
+            values = fleet.value.take(index)
+        else:
+            values = fleet.rest.take(index)
+            values += self._adjust(index)
+        at = int(values.argmax())
+        best = values[at]
+        if best < SHUT_BELOW:
+            return None if best == NO_ROOM else self._choose_slowly((), None)
+        near = (values >= best - self.policy.epsilon).nonzero()[0]
+        if len(near) > 1:
+            at = int(near[fleet.used.take(index.take(near)).argmin()])
+        return self._list[at]
+
+    def _rows(self) -> NDArray[np.intp]:
+        index = np.fromiter((place.row for place in self._list), np.intp, len(self._list))
+        self._index = index
+        self._seen = np.full(len(index), -1, np.int64)
+        self._adjusted = np.zeros(len(index))
+        return index
+
+    def _adjust(self, index: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return what resources and preferences add to `rest`, minus infinity if nothing fits."""
+        versions = self.fleet.version.take(index)
+        for at in (versions != self._seen).nonzero()[0].tolist():
+            self._adjusted[at] = self._bonus(self._list[at])
+        self._seen = versions
+        return self._adjusted
+
+    def _bonus(self, place: Place) -> float:
+        weights = self.policy.weights
+        liked = weights.capability * (self._liked.get(place, 1.0) - 1.0)
+        ledger = place.host.ledger
+        devices = ledger.fits(self.needs)
+        if isinstance(devices, Rejection):
+            return NO_ROOM
+        return liked + weights.resources * ledger.free_after(self.needs, devices)
+
+    # ---- the long way: filter, score, choose -----------------------------------------------------
+
+    def rank(self, exclude: Collection[str] = ()) -> list[Ranked]:
+        """Return the candidates, best first; equals by their last use."""
+        request = Request(self.needs, exclude, desperate=self.desperate)
+        found = [self.judged(place) for place in self._list if rejection(place, request) is None]
+        found.sort(key=lambda ranked: (-ranked.total, ranked.place.used))
+        return found
+
+    @property
+    def desperate(self) -> bool:
+        """Whether all nodes are shut: then one of them has to do."""
+        return all(place.host.shut for place in self._list)
+
+    def judged(self, place: Place) -> Ranked:
+        """Return the scores of a place for a call of this pool."""
+        devices = place.host.ledger.fits(self.needs) if self.needs else ()
+        if isinstance(devices, Rejection):
+            devices = ()
+        scores = place.scores(self.needs, devices, self._liked.get(place, 1.0))
+        return Ranked(place, scores, score.total(scores, self.policy.weights), devices)
+
+    def _choose_slowly(self, exclude: Collection[str], large: Large | None) -> Place | None:
+        ranked = self.rank(exclude)
+        if large is not None:
+            ranked = self._close(ranked, large)
+        if not ranked:
+            return None
+        policy = self.policy
+        if policy.chooser is not None:
+            return self._ask(ranked)
+        if policy.draws:
+            assert self._lots is not None
+            return ranked[self._lots.randrange(len(ranked))].place
+        least = ranked[0].total - policy.epsilon
+        near = [one.place for one in ranked if one.total >= least]
+        return min(near, key=lambda place: place.used)
+
+    def _ask(self, ranked: list[Ranked]) -> Place | None:
+        """Let a user's own strategy choose; what it says that is no candidate means None."""
+        assert self.policy.chooser is not None
+        snapshots = [one.place.snapshot(one.scores, one.total) for one in ranked]
+        answer = self.policy.chooser(snapshots, self.needs)
+        wanted = answer.node_id if isinstance(answer, NodeSnapshot) else answer
+        for one in ranked:
+            if one.place.host.node_id == wanted:
+                return one.place
+        return None
+
+    def _close(self, ranked: list[Ranked], large: Large) -> list[Ranked]:
+        """Keep the candidates where the body can begin soon; none if waiting is better."""
+        if not ranked:
+            return []
+        delays = [_transfer_s(one.place, large) + one.place.wait_s() for one in ranked]
+        best_s = min(delays)
+        close_s = best_s * CLOSE_FACTOR + CLOSE_S
+        if any(
+            place.host.node_id in large.holders
+            and not place.host.shut
+            and place.wait_s(large.waiting) * CLOSE_FACTOR + CLOSE_S < best_s
+            for place in self._list
+        ):
+            return []
+        return [one for one, delay_s in zip(ranked, delays, strict=True) if delay_s <= close_s]
+
+
+def _transfer_s(place: Place, large: Large) -> float:
+    if place.host.node_id in large.holders:
+        return 0.0
+    return large.size_bytes / place.host.bytes_per_s
+
+
+# ---- without hosts: the fewest calls per slot ----------------------------------------------------
 class Candidate(Protocol):
     """What the choice needs to know of a place where a call could run."""
 

@@ -1,0 +1,97 @@
+"""The four scores of a node, each in [0, 1], and their sum.
+
+Theory. Each score is a formula that a reader can recompute from numbers that are shown:
+
+        resources   nothing asked for: mean of the free shares of processors and memory;
+                    otherwise the smallest share of an asked resource that stays free afterwards
+        latency     1 / (1 + (round trip + mean body) / latency_ref)
+        load        1 - busy / slots, not below 0
+        capability  how well the node fits what is preferred, 1 if nothing is
+
+        total = sum of weight x score - weight of load x ahead - doubt
+
+`ahead` are the calls that a node holds beyond its slots, per slot: with it, load goes on falling
+where `load` has reached 0, so that calls that are sent ahead spread as well. `doubt` is how little
+the node is trusted (silence, failures).
+
+Rules of this file. 1) Plain functions of numbers. 2) An unknown share
+scores nothing; an unknown time takes no time, so that a new node is tried. 3) No
+result leaves [0, 1], and none is NaN, whatever comes in.
+
+Source. features.md I4 to I8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from .model import Scores
+from .policy import ScoreWeights
+
+
+def share(value: float | None) -> float:
+    """Return a share, cut to [0, 1]; 0 for what is unknown or no number."""
+    if value is None or not value > 0.0:
+        return 0.0
+    return min(value, 1.0)
+
+
+def resources(cpu_free: float | None, memory_free: float | None) -> float:
+    """Return how much of a node is free, for a call that asks for nothing in particular."""
+    return (share(cpu_free) + share(memory_free)) / 2.0
+
+
+def latency(rtt_s: float | None, body_s: float | None, latency_ref_s: float) -> float:
+    """Return how soon a node answers; what is not known of it takes no time.
+
+    >>> latency(0.05, None, 0.05), latency(None, None, 0.05)
+    (0.5, 1.0)
+    """
+    total_s = (rtt_s or 0.0) + (body_s or 0.0)
+    return share(1.0 / (1.0 + max(0.0, total_s) / latency_ref_s))
+
+
+def load(busy: int, slots: int) -> float:
+    """Return the share of free slots."""
+    return max(0.0, 1.0 - busy / slots)
+
+
+def ahead(busy: int, slots: int) -> float:
+    """Return the calls beyond the slots, per slot."""
+    return max(0.0, busy / slots - 1.0)
+
+
+def capability(wanted: Collection[str], has: Collection[str]) -> float:
+    """Return how well a node fits soft preferences; 1 if there are none.
+
+    Half of it is the share of what is wanted that the node has, half the share of what it has that
+    is wanted: of two nodes that both have it, the one that is for nothing else is liked better.
+
+    >>> capability(["training"], ["training"]), capability(["training"], ["training", "web"])
+    (1.0, 0.75)
+    """
+    if not wanted:
+        return 1.0
+    met = len(set(wanted) & set(has))
+    return (met / len(set(wanted)) + met / max(1, len(set(has)))) / 2.0
+
+
+def cheap(price: float) -> float:
+    """Return how little a call costs: 1 for nothing."""
+    return share(1.0 / (1.0 + max(0.0, price)))
+
+
+def total(scores: Scores, weights: ScoreWeights) -> float:
+    """Return the weighted sum, less what is taken off.
+
+    >>> round(total(Scores(1.0, 0.5, 1.0, 1.0), ScoreWeights()), 6)
+    0.9
+    """
+    return (
+        weights.resources * scores.resources
+        + weights.latency * scores.latency
+        + weights.load * (scores.load - scores.ahead)
+        + weights.capability * scores.capability
+        + weights.cheap * scores.cheap
+        - scores.doubt
+    )
