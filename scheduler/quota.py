@@ -24,7 +24,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
@@ -173,11 +173,6 @@ def zone_of(name: Any) -> tzinfo:
         raise ValueError(
             f"{name!r} is no time zone that is known here; write Europe/Berlin, UTC or +02:00"
         ) from None
-
-
-def in_utc(quota: Quota) -> Quota:
-    """Return the same quota by the calendar of UTC, for who does not know its time zone."""
-    return replace(quota, zone="UTC")
 
 
 # ---- windows -------------------------------------------------------------------------------------

@@ -140,8 +140,8 @@ class Charge:
 
     __slots__ = (
         "at", "bytes_in", "bytes_out", "closing", "durable", "ended_at", "facts", "given_at",
-        "gpus", "node_id", "node_owner", "node_s", "outcome", "over", "parts", "price", "started_at",
-        "strict",
+        "gpus", "node_id", "node_owner", "node_s", "outcome", "over", "parts", "price",
+        "started_at", "strict",
     )  # fmt: skip
 
     def __init__(
