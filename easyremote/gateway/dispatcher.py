@@ -71,7 +71,7 @@ class Dispatcher:
         self.timers = Timers(self.on_time)
         self.parking = Parking(limits)
         self.buffers = Buffers(limits.buffered_bytes_max)
-        self.placer = Placer(limits, self.buffers, self._expire)
+        self.placer = Placer(limits, self.buffers, self._expire, self._refuse_waiting)
         self.returning = Returning(self, recovery, principal_of)
         self.callers: dict[str, Caller] = {}
         self.leaving: dict[GatewayCall, float] = {}
@@ -104,8 +104,8 @@ class Dispatcher:
         known.update(self.leaving)
         for record in self.registry.nodes.values():
             known.update(record.running.values())
-        queued = sum(call.body_bytes for call in known if call.queue is not None)
-        return queued + sum(call.holds_bytes for call in known)
+        waiting = (c for c in known if c.queue is not None or c in self.returning.held)
+        return sum(c.body_bytes for c in waiting) + sum(call.holds_bytes for call in known)
 
     # ---- a call comes ------------------------------------------------------------------------
 
@@ -360,8 +360,10 @@ class Dispatcher:
     def give_up_stranded(self, call: GatewayCall, name: str) -> None:
         """No node that could run a waiting call has come back."""
         why = f"No healthy nodes for {name}: every node that provides it is gone"
-        what = {"class": "NoHealthyNodesError"}
-        self._settle(call, CallInput.LOSE, ErrorCode.NO_NODE, why, {**what})
+        self._settle(call, CallInput.LOSE, ErrorCode.NO_NODE, why, {"class": "NoHealthyNodesError"})
+
+    def _refuse_waiting(self, call: GatewayCall, refused: Refused) -> None:
+        self._settle(call, CallInput.REJECT, refused.code, refused.reason)
 
     # ---- the outcome -------------------------------------------------------------------------
 

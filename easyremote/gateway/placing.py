@@ -49,6 +49,7 @@ class Placer:
         limits: GatewayLimits,
         buffers: Buffers,
         expire: Callable[[GatewayCall], None],
+        refuse: Callable[[GatewayCall, Refused], None],
     ) -> None:
         """Place by windows alone.
 
@@ -56,8 +57,10 @@ class Placer:
             limits: How many calls may wait.
             buffers: What waiting calls hold counts there.
             expire: Settles a waiting call whose deadline has passed.
+            refuse: Settles a waiting call that no node can be given.
         """
         self.expire = expire
+        self.refuse = refuse
         self.buffers = buffers
         self.limits = limits
         self.queued = 0
@@ -75,8 +78,11 @@ class Placer:
         call.sequence = self._sequence
         if not pool.queue.waiting:
             group = choose(pool.places)
-            if group is not None and self._dispatch(call, pool.places[group]):
-                return
+            if group is not None:
+                if _is_reused(call, group):
+                    raise _reused()
+                if self._dispatch(call, pool.places[group]):
+                    return
         if self.queued >= self.limits.queued_max:
             raise Refused(
                 ErrorCode.OVERLOADED,
@@ -101,7 +107,11 @@ class Placer:
     def place_again(self, call: GatewayCall, pool: Pool) -> None:
         """Place a call that a node gave back; it keeps its place in the order of arrival."""
         assert call.state is CallState.QUEUED
-        others = [group for group in pool.places if group.node.node_id not in call.refused_by]
+        others = [
+            group
+            for group in pool.places
+            if group.node.node_id not in call.refused_by and not _is_reused(call, group)
+        ]
         group = choose(others)
         if group is None or not self._dispatch(call, pool.places[group]):
             self._enqueue(call, pool)
@@ -133,8 +143,9 @@ class Placer:
         record = offer.record
         link = record.link
         message = call.message
-        if link is None or link.streams_available <= 0 or message.call_id in record.running:
+        if link is None or link.streams_available <= 0:
             return False
+        assert message.call_id not in record.running
         assert record.grants is not None
         deadline_ms = None
         if call.deadline is not None:
@@ -206,6 +217,10 @@ class Placer:
             if best.deadline is not None and best.deadline <= trio.current_time():
                 self.expire(best)
                 continue
+            if _is_reused(best, group):
+                # It cannot wait here, or it would hold up all calls behind it.
+                self.refuse(best, _reused())
+                continue
             self.leave(best)
             if not self._dispatch(best, best_pool.places[group]):
                 self._enqueue(best, best_pool)
@@ -242,3 +257,15 @@ class Placer:
         call.children -= 1
         if call.children == 0 and call.offer is not None:
             call.offer.group.busy += 1
+
+
+def _is_reused(call: GatewayCall, group: SlotGroup) -> bool:
+    """Return whether a node has another call of the same id."""
+    return call.message.call_id in group.node.running
+
+
+def _reused() -> Refused:
+    return Refused(
+        ErrorCode.BAD_ARGUMENT,
+        "another call with this id is running; ids are 128 random bits, made anew for each call",
+    )

@@ -89,8 +89,11 @@ class Returning:
 
     def forget(self, call: GatewayCall) -> None:
         """A call waits no longer."""
-        self.held.pop(call, None)
         self.adrift.pop(call, None)
+        if call in self.held:
+            del self.held[call]
+            call.caller.queued -= 1
+            call.buffers.add(-call.body_bytes, -call.body_bytes)
 
     # ---- a caller comes back -----------------------------------------------------------------
 
@@ -103,7 +106,10 @@ class Returning:
         dispatcher, up = self._dispatcher, call.up
         assert up is not None
         if not existing.adopted and not call.message.flags & FLAG_ATTACH:
-            check_same_call(existing, call)
+            if not existing.message.flags & FLAG_ATTACH:
+                check_same_call(existing, call)
+            elif existing in self.held and call.up_ended and not call.up_mid:
+                self._becomes(existing, call.message, call.deadline)
         if not existing.wanted:
             raise Refused(
                 ErrorCode.GATEWAY_LOST, "its caller was away for too long: it was stopped",
@@ -134,10 +140,28 @@ class Returning:
         if existing.state is CallState.SETTLED and existing.offer is None:
             dispatcher.finish(existing)
         else:
+            self._made_by(existing, call.parent)
             up.accept()
             if existing.state is CallState.STARTED:
                 up.started()
         return existing
+
+    def _made_by(self, call: GatewayCall, parent: GatewayCall | None) -> None:
+        """A call that came back by itself turns out to be a nested one: its parent waits for it."""
+        known = call.parent is not None or call.state is CallState.SETTLED
+        if parent is not None and parent is not call and not known:
+            call.parent = parent
+            self._dispatcher.placer.lend(parent)
+
+    def _becomes(self, call: GatewayCall, message: Call, deadline: float | None) -> None:
+        """A call that was asked for by its id alone turns out to be this one."""
+        if call in self.held:
+            more = len(message.body or b"") - call.body_bytes
+            call.buffers.add(more, more)
+        call.message = message
+        if deadline is not None and call.deadline is None:
+            call.deadline = deadline
+            self._dispatcher.timers.at(deadline, call, CallInput.EXPIRE)
 
     # ---- a call comes before its node ----------------------------------------------------------
 
@@ -174,13 +198,19 @@ class Returning:
         Raises:
             Refused: Too many calls wait.
         """
-        if len(self.held) >= self._dispatcher.limits.queued_max:
+        limits, caller = self._dispatcher.limits, call.caller
+        call.buffers = caller.buffers
+        mine = caller.queued >= limits.queued_user_max or call.buffers.is_full
+        if mine or len(self.held) >= limits.queued_max:
+            whose = "many of your calls wait" if mine else "it was just restarted"
             raise Refused(
-                ErrorCode.OVERLOADED, "the gateway was just restarted; try again later",
+                ErrorCode.OVERLOADED, f"the gateway holds no more calls, for {whose}; try later",
                 retry_after_s=5.0, may_have_run=call.was_sent_before,
             )  # fmt: skip
         call.step(CallInput.HOLD)
         self.held[call] = None
+        caller.queued += 1
+        call.buffers.add(call.body_bytes, call.body_bytes)
         self._fetch(call)
 
     def judge_held(self) -> None:
@@ -226,7 +256,7 @@ class Returning:
             if self.must_wait(call):
                 return
             pool = route(dispatcher.registry, call.principal, call.message)
-            self.held.pop(call)
+            self.forget(call)
             dispatcher.placer.place(call, pool)
         except Refused as refused:
             if not self.may_be_on_its_way(refused):
@@ -321,24 +351,26 @@ class Returning:
         """Return the call that a node has: one that waits for it, or a new one without a caller."""
         dispatcher, now = self._dispatcher, trio.current_time()
         caller = dispatcher.caller(principal.user)
-        existing = caller.calls.get(one.call_id)
-        if existing is not None:
-            waits = existing.state is CallState.HELD and existing.attempt in (0, one.attempt)
-            return existing if waits else None
-        if caller.was_over(one.call_id):
-            return None
         message = Call(
             one.call_id, one.function, None, {}, None, CODEC_PLAIN, one.flags, b"", None, []
         )
-        call = GatewayCall(dispatcher, message, None, more=False, end=True)
-        call.adopted = True
-        call.principal, call.caller, call.depth = principal, caller, one.depth
-        caller.calls[one.call_id] = call
-        dispatcher.calls_total += 1
-        dispatcher.parking.away(call, now)
-        if one.deadline_ms is not None:
-            call.deadline = now + one.deadline_ms / 1000.0
-            dispatcher.timers.at(call.deadline, call, CallInput.EXPIRE)
+        deadline = None if one.deadline_ms is None else now + one.deadline_ms / 1000.0
+        call = caller.calls.get(one.call_id)
+        if call is not None:
+            if call.state is not CallState.HELD or call.attempt not in (0, one.attempt):
+                return None
+            if not call.message.flags & FLAG_ATTACH:
+                return call
+        elif caller.was_over(one.call_id):
+            return None
+        else:
+            call = GatewayCall(dispatcher, message, None, more=False, end=True)
+            call.principal, call.caller = principal, caller
+            caller.calls[one.call_id] = call
+            dispatcher.calls_total += 1
+            dispatcher.parking.away(call, now)
+        call.adopted, call.depth = True, one.depth
+        self._becomes(call, message, deadline)
         return call
 
 

@@ -31,6 +31,7 @@ from easyremote.client import call as call_module
 from easyremote.client import client as client_module
 from easyremote.client import session as session_module
 from easyremote.client.client import Client
+from easyremote.client.offload import offload
 from easyremote.wire.errors import ErrorCode
 from easyremote.wire.message import FLAG_ATTACH, FLAG_DETACHED, FLAG_IDEMPOTENT
 
@@ -442,7 +443,7 @@ def test_an_outcome_that_came_is_not_asked_for_again(
 ) -> None:
     """The link is lost while the result is being decoded: the call is not submitted once more."""
     held: list[Any] = []
-    monkeypatch.setattr(call_module.offload, "run", held.append)
+    monkeypatch.setattr(offload, "run", held.append)
     future = client.submit("f")
     call = gateway.next_call()
     value = list(range(20_000))

@@ -1024,3 +1024,27 @@ async def test_hostile_node_cannot_give_two_outcomes(
 
 def _scopes(**kinds: tuple[str, ...]) -> Any:
     return Scopes(**kinds)
+
+
+async def test_a_reused_id_does_not_hold_up_others(world: World, autojump_clock: MockClock) -> None:
+    """A node has one call of an id at a time: another one is refused, and the rest goes on."""
+    node = await world.node("n1", function("f", slots=2))
+    alice, bob = await world.client(), await world.client(user="bob")
+    call_id = new_id()
+    alice.call("f", call_id=call_id)
+    first = await node.wait_given()
+    direct = await bob.call("f", call_id=call_id).outcome()
+    assert (direct.code, direct.maybe_executed) == (ErrorCode.BAD_ARGUMENT, False)
+
+    alice.call("f")
+    second = await node.wait_given(2)
+    queued, behind = bob.call("f", call_id=call_id), bob.call("f")
+    await behind.until(lambda: behind.accepted)
+    second.answer()
+    refused = await queued.outcome()
+    assert (refused.code, refused.maybe_executed) == (ErrorCode.BAD_ARGUMENT, False)
+    (await node.wait_given(3)).answer(b"behind")
+    assert (await behind.outcome()).body == b"behind"
+    first.answer()
+    await trio.testing.wait_all_tasks_blocked()
+    assert world.gateway.status()["calls_queued"] == 0

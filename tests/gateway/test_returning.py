@@ -12,6 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from easyremote.gateway import callers
+from easyremote.gateway.limits import GatewayLimits
 from easyremote.gateway.offer import BadOffer
 from easyremote.gateway.recovery import ASKED_S, RETURN_S, read_told
 from easyremote.gateway.returning import ADRIFT_S
@@ -75,10 +76,11 @@ async def before_restart(state: Path, **options: Any) -> Before:
 def again(client: Client, was: Before, since: int = 1, **more: Any) -> Probe:
     """Submit the call again, as its client does after a restart."""
     probe = Probe()
-    fields: dict[str, Any] = {"function": "f", "flags": 0, **more}
+    fields: dict[str, Any] = {"function": "f", "flags": 0, "ticket": b"", **more}
     message = Call(
-        was.call_id, fields["function"], None, {}, None, 0, fields["flags"], b"", b"args", [], since
-    )
+        was.call_id, fields["function"], None, {}, None, 0, fields["flags"], fields["ticket"],
+        b"args", [], since,
+    )  # fmt: skip
     probe.stream = client.link.open(message, handler=probe, end=True)
     return probe
 
@@ -243,6 +245,136 @@ async def test_new_calls_wait_for_their_nodes(state: Path, autojump_clock: MockC
         missing = await typo.outcome()
         assert missing.code == ErrorCode.NOT_FOUND
         assert missing.maybe_executed is False
+
+
+async def test_a_nested_call_that_came_back_lends_the_slot_of_its_parent(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """Who made it is known when its node submits it again; until then both count."""
+    was = Before()
+    async with open_world(state) as world:
+        was.token = world.token("member", "alice")
+        node = await world.node("n1", function("f"), function("g"), boot=BOOT)
+        (await world.client(token=was.token)).call("f")
+        parent = await node.wait_given()
+        was.call_id = new_id()
+        node.call("g", call_id=was.call_id, ticket=parent.dispatch.call_id)
+        child = await node.wait_given(2)
+    async with open_world(state) as world:
+        node = await world.node(
+            "n1", function("f"), function("g"), boot=BOOT, held=[held(parent), held(child)]
+        )
+        await node.wait_given(2)
+        main = world.gateway.registry.nodes["n1"].groups["main"]
+        assert main.busy == 2
+        outcome = again(node, was, function="g", ticket=parent.dispatch.call_id)
+        await outcome.until(lambda: outcome.accepted)
+        assert main.busy == 1
+        node.given[1].answer(b"child")
+        assert (await outcome.outcome()).body == b"child"
+        await trio.testing.wait_all_tasks_blocked()
+        assert main.busy == 1, "the parent has its slot again"
+        node.given[0].answer(b"parent")
+        await trio.testing.wait_all_tasks_blocked()
+        assert main.busy == 0
+
+
+async def attached_early(world: World, was: Before) -> Probe:
+    """Ask for the call by its id alone, before its node is back."""
+    found = again(await world.client(token=was.token), was, 0, function="", flags=FLAG_ATTACH)
+    await found.until(lambda: found.accepted)
+    return found
+
+
+async def test_a_call_that_was_asked_for_early_keeps_its_deadline(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """Who asks for a call by its id knows nothing of it; the node does."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        found = await attached_early(world, was)
+        node = await node_back(world, was, held(was.given, deadline_ms=3000))
+        attached = await node.wait_given()
+        begin = trio.current_time()
+        failure = await found.outcome()
+        assert failure.code == ErrorCode.DEADLINE
+        assert failure.maybe_executed is True
+        assert trio.current_time() - begin <= 3.5
+        await attached.until(lambda: attached.cancels)
+
+
+async def test_a_call_that_was_asked_for_early_stays_detached(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """It goes on when the one who asked is gone."""
+    was = await before_restart(state, flags=FLAG_DETACHED)
+    async with open_world(state) as world:
+        client = await world.client(token=was.token)
+        found = again(client, was, since=0, function="", flags=FLAG_ATTACH)
+        await found.until(lambda: found.accepted)
+        node = await node_back(world, was, held(was.given))
+        attached = await node.wait_given()
+        await client.cut()
+        await trio.sleep(world.gateway.limits.client_grace_s * 2)
+        assert attached.cancels == []
+
+
+@pytest.mark.parametrize("listed", [True, False])
+async def test_a_call_that_was_asked_for_before_it_is_submitted_again(
+    state: Path, autojump_clock: MockClock, listed: bool
+) -> None:
+    """Its own client says what it is: then it is attached, or it runs if nobody has it."""
+    was = await before_restart(state)
+    if not listed:
+        was.call_id = new_id()
+    async with open_world(state) as world:
+        found = await attached_early(world, was)
+        outcome = again(await world.client(token=was.token), was)
+        await outcome.until(lambda: outcome.accepted)
+        assert found.reset is not None
+        node = await node_back(world, was, *([held(was.given)] if listed else []))
+        given = await node.wait_given()
+        assert given.dispatch.body == (None if listed else b"args")
+        given.answer(b"real")
+        assert (await outcome.outcome()).body == b"real"
+        assert world.gateway.dispatcher.bytes_buffered() == 0
+
+
+async def test_held_calls_of_one_user_are_bounded(state: Path, autojump_clock: MockClock) -> None:
+    """They count like calls that wait for a node; those of others are taken."""
+    was = await before_restart(state)
+    async with open_world(state, GatewayLimits(queued_user_max=2)) as world:
+        client, stranger = await world.client(token=was.token), await world.client(user="bob")
+        taken = [client.call("f"), client.call("f"), stranger.call("f")]
+        refused = await client.call("f").outcome()
+        assert refused.code == ErrorCode.OVERLOADED
+        assert refused.maybe_executed is False
+        assert refused.retry_after_s
+        caller = world.gateway.dispatcher.callers["alice"]
+        assert (caller.queued, caller.buffers.held_bytes) == (2, 8)
+        assert world.gateway.dispatcher.bytes_buffered() == 12
+        node = await node_back(world, was)
+        node.auto = lambda given: given.answer()
+        for given in node.given:
+            given.answer()
+        for one in taken:
+            assert isinstance(await one.outcome(), Result)
+        assert (caller.queued, caller.buffers.held_bytes) == (0, 0)
+
+
+async def test_a_held_call_that_is_cancelled_counts_no_longer(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """Its place is free at once."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        waiting = (await world.client(token=was.token)).call("f")
+        await waiting.until(lambda: waiting.accepted)
+        assert waiting.stream is not None
+        waiting.stream.cancel()
+        await waiting.outcome()
+        caller = world.gateway.dispatcher.callers["alice"]
+        assert (caller.queued, caller.buffers.held_bytes) == (0, 0)
 
 
 async def test_a_held_call_is_cancelled(state: Path, autojump_clock: MockClock) -> None:
