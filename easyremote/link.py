@@ -9,7 +9,7 @@ task sleeps until the next timeout.
 Rules of this file. 1) Handlers never block, await or raise. 2) Whoever causes something to be
 sent marks the link in its `Outbox`; a flush is never forgotten, for marking outside a batch
 schedules one. 3) Errors of the wire and of the byte stream become ours here, and nowhere else.
-4) `LinkHandler.on_lost` is called exactly once per link, after `on_lost` of every stream.
+4) `LinkHandler.on_lost` is called exactly once per link, after `on_lost` of every stream (`loss`).
 
 Source. performance.md, "Small messages" and "Bulk".
 """
@@ -29,6 +29,7 @@ from .alive import Alive
 from .errors import OverloadedError
 from .handlers import LinkHandler, StreamHandler
 from .link_events import TELL
+from .loss import Loss
 from .outbox import Outbox
 from .stream import Stream
 from .transport import ByteStream, StreamBroken
@@ -68,6 +69,9 @@ class Link:
         writer: Sends.
         streams: The streams that are not over, by id.
         lane: What it shares with the other links of its user (`turns`), if there may be others.
+        over: It has ended, though not everybody may have been told.
+        patient: Its streams are told of its loss in turns.
+        loss: Who was told of its loss; None while it is not lost.
     """
 
     def __init__(
@@ -89,7 +93,9 @@ class Link:
         self._ended = trio.Event()
         self._timer = trio.Event()
         self._timer_at = 0.0
-        self._over = False
+        self.over = False
+        self.patient = False
+        self.loss: Loss | None = None
         self._unfinished = False
         """There are events that nobody was told of, and the reader will go on with them."""
         self.lane: trio.Lock | None = None
@@ -157,8 +163,8 @@ class Link:
             self.outbox.mark(self)
 
     def close(self, code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:
-        """Say goodbye and end: the handlers are told at once, `run` returns soon."""
-        if self._over:
+        """Say goodbye and end: the handlers are told (see `loss`), `run` returns soon."""
+        if self.over:
             return
         self._closed_here = True
         self.outbox.begin()
@@ -200,21 +206,23 @@ class Link:
                 nursery.start_soon(self._write_loop)
                 nursery.start_soon(self._timer_loop)
                 await self._ended.wait()
+                await self._lost.tell_rest()
                 with trio.move_on_after(GOODBYE_S):
                     await self._write_rest()
                 nursery.cancel_scope.cancel()
         finally:
             self.close()
+            self._lost.tell()
             with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
                 await self.stream.aclose()
 
     async def _read_loop(self) -> None:
         turns = self.outbox.turns
-        while not self._over:
+        while not self.over:
             idle = self._receive_batch(*turns.bounds(first=True))
-            while not (idle or self._over):
+            while not (idle or self.over):
                 idle = await turns.further(self.lane, self._further_turn)
-            if not self._over:
+            if not self.over:
                 await self._wait(self.stream.wait_receivable)
 
     def _further_turn(self) -> bool:
@@ -229,7 +237,7 @@ class Link:
         try:
             if self._unfinished:
                 events_max -= self._dispatch(until, events_max)
-            while budget > 0 and not (self._unfinished or self._over):
+            while budget > 0 and not (self._unfinished or self.over):
                 try:
                     size = receive(connection.receive_buffer())
                 except StreamBroken as broken:
@@ -276,8 +284,8 @@ class Link:
     async def _hear_out(self, reason: str) -> None:
         """Take what a peer has said that takes nothing more, in turns, and end."""
         with trio.move_on_after(GOODBYE_S):
-            idle = self._over
-            while not (idle or self._over):
+            idle = self.over
+            while not (idle or self.over):
                 idle = await self.outbox.turns.further(self.lane, self._further_turn)
         self.outbox.begin()
         try:
@@ -331,17 +339,19 @@ class Link:
             connection.fail(RemoteProtocolError(ErrorCode.ABUSE, "too much that is not for you"))
 
     def _on_connection_lost(self, event: ev.ConnectionLost) -> None:
-        self._over = True
+        self.over = True
         self._ended.set()
         error = errors.loss_of_link(
             self.peer, event.error, self.goodbye, self._broken, closed_here=self._closed_here
         )
-        streams, self.streams = list(self.streams.values()), {}
-        told = error or errors.LinkLostError(f"{self.peer} said goodbye")
-        for stream in streams:
-            stream.handler.on_lost(stream, told)
-            stream.forget_handler()
-        self.handler.on_lost(self, error)
+        streams, self.streams = self.streams, {}
+        self.loss = Loss(self, streams, error)
+        self.loss.tell(self.outbox.turns.bounds(first=True)[1] if self.patient else sys.maxsize)
+
+    @property
+    def _lost(self) -> Loss:
+        assert self.loss is not None
+        return self.loss
 
     def _forget_over(self) -> None:
         """Drop the handles of streams that are over and of which everything was told."""
@@ -406,7 +416,7 @@ class Link:
 
     async def _timer_loop(self) -> None:
         connection = self.connection
-        while not self._over:
+        while not self.over:
             self._timer_at = self._next_timeout()
             with trio.move_on_at(self._timer_at):
                 await self._timer.wait()

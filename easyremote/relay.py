@@ -236,6 +236,8 @@ class Relay(StreamHandler):
     def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         """Pass a message on."""
         if stream is self.down:
+            if self.up is not None:
+                self.up.hear_loss()
             self._from_callee(stream, kind, payload, more, end)
         elif stream is self.up:
             self._from_caller(stream, kind, payload, more, end)
@@ -305,6 +307,8 @@ class Relay(StreamHandler):
     def on_data(self, stream: Stream, frame: memoryview, last: bool, end: bool) -> None:
         """Pass a piece of a segment on, in the memory that it came in."""
         if stream is self.down:
+            if self.up is not None:
+                self.up.hear_loss()
             self._data_from_callee(stream, frame, last, end)
         elif stream is self.up:
             self._data_from_caller(stream, frame, last, end)

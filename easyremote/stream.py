@@ -36,6 +36,11 @@ class Stream:
         """Let go of who handled it: it is over. Handlers hold their streams, and cycles cost."""
         self.handler = NOBODY
 
+    def hear_loss(self) -> bool:
+        """If the link is lost and the handler was not told yet, tell it now; whether it was so."""
+        loss = self.link.loss
+        return loss is not None and loss.tell_one(self)
+
     @property
     def is_open(self) -> bool:
         """Whether something may still happen on this stream."""

@@ -372,6 +372,8 @@ class Dispatcher:
         detail: dict[str, object] | None = None, retry_after_s: float | None = None,
     ) -> None:  # fmt: skip
         """Give a call the outcome that the gateway decided; its node may still be working."""
+        if call.up is not None and call.up.hear_loss() and call.over:
+            return  # Its caller is gone, and that was the end of it.
         may_have_run = call.may_have_run
         self._waits_no_more(call.step(what), call)
         self.failures_total += 1

@@ -215,7 +215,9 @@ class Session(LinkHandler):
         gateway.admitted(self)
         self._authenticated()
         if not self.node_id:
-            self.link.lane = self.caller.lane  # A node works for others, and stands alone.
+            # A node works for others: it stands alone, and its calls go elsewhere at once.
+            self.link.lane = self.caller.lane
+            self.link.patient = True
             events.client_connected(self)
         self.link.welcome(
             {
@@ -285,7 +287,7 @@ class Session(LinkHandler):
                 )
                 return False
             old.replaced()
-            self.gateway.gone(old)
+            self.gateway.gone(old)  # A node's link is not patient: its calls know already.
         return True
 
     def _enter(self, principal: Principal, name: str, epoch: int, same_boot: bool) -> None:
