@@ -16,8 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ..scheduler.billing import read_price
+from ..scheduler.quota import read_quota
 from . import memory
 from .memory import MEMORY_KEY
+from .zone import local_zone
 
 ALIASES = {
     "timeout_seconds": "timeout",
@@ -29,6 +32,7 @@ ENFORCED = frozenset(
     {
         "name", "stream", "async_func", "timeout", "max_concurrency", "isolation", "async_backend",
         "auth_required", "access_level", "description", "version", "tags", "replace",
+        "quota_per_user", "quota_mode", "billing",
     }
 )  # fmt: skip
 """Keywords whose effect is there: behaviour, or the place in discovery that they ask for."""
@@ -223,6 +227,30 @@ def _text_or_mapping(keyword: str, value: Any) -> str | Mapping[str, Any] | None
     return _mapping(keyword, value) if isinstance(value, Mapping) else _text(keyword, value)
 
 
+def _quota(keyword: str, value: Any) -> Mapping[str, Any] | None:
+    """Return a quota in its dict form, by the calendar of this machine unless it says another."""
+    written = _text_or_mapping(keyword, value)
+    if written is None:
+        return None
+    try:
+        plain = read_quota(written, zone=local_zone()).to_plain()
+    except ValueError as error:
+        raise ValueError(f"{keyword}: {error}") from None
+    if isinstance(written, str) or "mode" not in written:
+        del plain["mode"]  # Said by quota_mode.
+    return plain
+
+
+def _billing(keyword: str, value: Any) -> str | Mapping[str, Any] | None:
+    written = _text_or_mapping(keyword, value)
+    if written is None:
+        return None
+    try:
+        return read_price(written).to_plain()
+    except ValueError as error:
+        raise ValueError(f"{keyword}: {error}") from None
+
+
 def _scaling(keyword: str, value: Any) -> Any:
     if value is None or value == "auto":
         return value
@@ -278,9 +306,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "resource_requirements": _requirements,
     "auth_required": _flag,
     "access_level": _text,
-    "quota_per_user": _text_or_mapping,
+    "quota_per_user": _quota,
     "scaling": _scaling,
-    "billing": _text_or_mapping,
+    "billing": _billing,
     "timeout": _positive,
     "max_concurrency": count,
     "priority": _whole,

@@ -264,13 +264,13 @@ def test_unenforced_settings_are_named_in_one_line(
     assert not agents.made
     node = ComputeNode("localhost", "n1", limits=NodeLimits(memory="8GB", hours="20:00-07:00"))
     node.register(name="f", billing="per_request", timeout=3, auth_required=True)(lambda: 1)
-    node.register(name="g", billing="per_second", quota_per_user="10_calls_daily")(lambda: 1)
+    node.register(name="g", split="rows", cache=True)(lambda: 1)
     with caplog.at_level(logging.WARNING, "easyremote"):
         node.serve(blocking=False).stop()  # type: ignore[union-attr]
     lines = [record.getMessage() for record in caplog.records if "enforces" in record.getMessage()]
 
     assert len(lines) == 1
-    assert 'settings="billing, quota_per_user, limits.hours"' in lines[0]
+    assert 'settings="cache, split, limits.hours"' in lines[0]
 
 
 def test_refused_registration_is_raised(agents: Agents) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from easyremote.node.options import KEYWORDS, parse
+from easyremote.node.zone import local_zone
+from easyremote.scheduler.quota import zone_of
 
 
 def test_unknown_keyword_names_the_nearest() -> None:
@@ -83,10 +87,51 @@ def test_every_keyword_is_accepted_as_the_api_shows_it() -> None:
 def test_unenforced_names_exactly_what_has_no_effect_yet() -> None:
     """What was given and nothing enforces is named; what works, or was left at its default, not."""
     parsed = parse(
-        {"timeout": 3, "auth_required": True, "billing": "per_request", "priority": 0, "cache": 5.0}
+        {"timeout": 3, "auth_required": True, "billing": "per_request", "split": "r", "cache": 5.0}
     )
 
-    assert parsed.unenforced() == ["billing", "cache"]
+    assert parsed.unenforced() == ["cache", "split"]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"quota_per_user": "2_hous_daily"}, "quota_per_user.*did you mean 'hours'"),
+        ({"quota_per_user": {"calls": 3}}, "quota_per_user.*needs a period"),
+        ({"quota_per_user": {"calls": 3, "per": "day", "tz": "Mars"}}, "no time zone"),
+        ({"billing": "per_requst"}, "billing.*did you mean 'per_request'"),
+        ({"billing": {"mode": "per_gb", "price": -1}}, "billing.*from 0"),
+    ],
+)
+def test_terms_are_understood_where_they_are_written(keywords: dict[str, Any], said: str) -> None:
+    """A quota or a bill that means nothing is an error at registration, and says what to write."""
+    with pytest.raises(ValueError, match=said):
+        parse(keywords)
+
+
+def test_a_quota_travels_in_its_dict_form_with_a_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the gateway gets leaves nothing to its own calendar; a zone that is written stays."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    short = parse({"quota_per_user": "2_hours_daily", "billing": "per_second"})
+    full = parse({"quota_per_user": {"calls": 3, "per": "hour", "tz": "+02:00", "mode": "hard"}})
+
+    assert short.quota_per_user == {"seconds": 7200, "per": "day", "tz": "Europe/Berlin"}
+    assert full.quota_per_user == {"calls": 3, "per": "hour", "tz": "+02:00", "mode": "hard"}
+    assert short.billing == {
+        "mode": "per_second", "price": 0.0, "currency": "", "bill_errors": True,
+    }  # fmt: skip
+
+
+def test_the_local_zone_has_a_name_that_every_gateway_may_know(tmp_path: Path) -> None:
+    """TZ counts, then the link of the system, then the offset of now."""
+    link = tmp_path / "localtime"
+    link.symlink_to("/usr/share/zoneinfo/Asia/Kathmandu")
+
+    assert local_zone({"TZ": ":America/Lima"}, link) == "America/Lima"
+    assert local_zone({}, link) == "Asia/Kathmandu"
+    for name in (local_zone({"TZ": "XYZ5"}, link), local_zone({}, tmp_path / "none")):
+        assert re.fullmatch(r"[+-]\d\d:(00|15|30|45)", name)
+        zone_of(name)
 
 
 def test_declared_extra_keywords_are_kept() -> None:
