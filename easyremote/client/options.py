@@ -22,6 +22,7 @@ from ..identity.credential import Credential
 from ..wire import cbor
 from ..wire.errors import CodecError
 from ..wire.message import FLAG_DETACHED, FLAG_IDEMPOTENT
+from .requirements import travelling
 from .retry import ATTEMPTS_IDEMPOTENT, RetryPolicy
 
 RETRIES_MAX = 1000
@@ -35,9 +36,10 @@ class CallOptions(TypedDict, total=False):
     node_id: str | Sequence[str]
     """The node that it runs on, or several, or labels of groups."""
     capability: str | Sequence[str] | Mapping[str, Any]
-    """What a node must have."""
+    """What a node must have: a tag, a top-level key, `key:value` or `path.to.key`; a list of such;
+    or constraints, `{"gpu": {"memory": ">=16GB"}}`."""
     prefer: Mapping[str, Any]
-    """What a node should have."""
+    """What a node should have, written like constraints. It counts in the capability score."""
     function: str
     """Its name at the provider; that of the stub by default."""
     function_name: str
@@ -63,14 +65,24 @@ class CallOptions(TypedDict, total=False):
     """It may safely run twice: a call that was lost is made again, four times if `retries` does not
     say how often."""
     priority: int
+    """Among your own calls that wait: the higher, the earlier. 0 by default."""
     num_cpus: float
+    """Cores that are reserved while it runs, a fraction if you like."""
     num_gpus: float
+    """GPUs that are reserved: a whole number, or a fraction of one."""
     gpu_memory: int | str
+    """Memory that is reserved on each of them: `"16GB"`, `"16GiB"`, or bytes."""
     memory: int | str
+    """Main memory that is reserved, written likewise."""
     resources: Mapping[str, float | str]
+    """Amounts of resources that nodes declare themselves; also `disk` and `gpu_model`."""
     scaling: Literal["auto"] | int | Mapping[str, Any]
+    """How many replicas nodes may run for it, where its owner lets them grow: `"auto"`, a number,
+    or some of `min`, `max`, `target_queue`, `idle_s`."""
     optimization: Literal["off", "auto"]
     load_balancing: bool | str | Mapping[str, Any]
+    """By what the node is chosen: `score` (the default), `round_robin`, `least_loaded`, `latency`,
+    `cost`, `random`, or weights of the scores."""
     async_func: bool
     """Accepted for readability: every call returns a future, whatever the function is."""
     ship: bool | Literal["auto"]
@@ -119,21 +131,6 @@ class Route(NamedTuple):
 
 
 ALIASES = {"function_name": "function", "gateway_address": "gateway", "max_retries": "retries"}
-TRAVEL = frozenset(
-    [
-        "prefer",
-        "priority",
-        "num_cpus",
-        "num_gpus",
-        "gpu_memory",
-        "memory",
-        "resources",
-        "scaling",
-        "load_balancing",
-    ]
-)
-"""Options that only the gateway can act on; one that does not know them says so in its log."""
-
 KNOWN = frozenset(CallOptions.__annotations__)
 
 
@@ -165,15 +162,14 @@ def route(function: str, options: Mapping[str, Any]) -> Route:
 
     Raises:
         TypeError: An option has the wrong type.
+        ValueError: An option has a value that it cannot have.
         NotAvailableError: Nothing acts on an option yet.
     """
     refuse_later_ones(options)
     name = options.get("function", function)
     if not isinstance(name, str) or not name:
         raise TypeError(f"the name of a function is text, not {name!r}")
-    travels = {key: options[key] for key in TRAVEL if key in options}
-    if "capability" in options:
-        travels["capability"] = _capability(options["capability"])
+    travels = travelling(options)
     if options.get("optimization", "off") != "off":
         travels["optimization"] = options["optimization"]
     timeout_s = options.get("timeout")
@@ -182,7 +178,7 @@ def route(function: str, options: Mapping[str, Any]) -> Route:
     flags = FLAG_IDEMPOTENT if options.get("idempotent") else 0
     flags |= FLAG_DETACHED if options.get("detached") else 0
     made = Route(
-        name, _nodes(options.get("node_id")), _plain(travels), timeout_s, flags,
+        name, _nodes(options.get("node_id")), travels, timeout_s, flags,
         retry=_retry(options),
     )  # fmt: skip
     _check_size(made)
@@ -223,25 +219,6 @@ def _nodes(value: Any) -> list[str] | None:
     if not named or not all(isinstance(one, str) and one for one in named):
         raise TypeError(f"node_id is the name of a node or group, or a list of them: {value!r}")
     return named
-
-
-def _capability(value: Any) -> Any:
-    if isinstance(value, str | Mapping) and value:
-        return value
-    if isinstance(value, Sequence) and value and all(isinstance(one, str) for one in value):
-        return list(value)
-    raise TypeError(
-        f"capability is a text, a list of texts, or a dict of constraints, not {value!r}"
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Return plain data with the containers that travel."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(entry) for entry in value]
-    return value
 
 
 def _check_size(made: Route) -> None:

@@ -19,6 +19,7 @@ from ..log import Log
 from ..wire.errors import ErrorCode
 from ..wire.message import Call
 from .calls import CallState, GatewayCall
+from .demands import HEEDED
 from .routing import Refused
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = Log("gateway")
 
-HEEDED_OPTIONS = frozenset({"capability", "attempt"})
+HEEDED_OPTIONS = HEEDED | {"attempt"}
 """Call options that the gateway acts on."""
 IGNORED_MAX = 256
 """Names of other options that are named in the log, once each."""

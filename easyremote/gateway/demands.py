@@ -23,17 +23,16 @@ from ..scheduler.capability import Wishes, read_wishes
 from ..scheduler.model import Needs
 from ..scheduler.needs import CUSTOM_MAX, read_needs
 from ..scheduler.policy import Policy, ScoreWeights, read_policy
+from ..scheduler.scaling import Scaling, read_scaling
 from ..scheduler.units import AMOUNT_MAX, shown
 
 PRIORITY_MAX = 1000
 """Of a call, up and down; 0 is usual."""
 NAME_CHARS_MAX = 64
 TEXT_CHARS_MAX = 128
-SCALE_MAX = 1_000_000.0
 
 AMOUNTS = ("num_cpus", "num_gpus", "gpu_memory", "memory")
 WEIGHTS = tuple(ScoreWeights().as_data())
-SCALING = ("min", "max", "target_queue", "idle_s")
 HEEDED = frozenset(
     {*AMOUNTS, "resources", "capability", "prefer", "priority", "load_balancing", "scaling"}
 )
@@ -56,8 +55,7 @@ class Demand:
         asks: Amounts that are reserved while it runs, by name, sorted: what `needs` reads.
         priority: Within its user's own calls; higher is earlier.
         policy: By which nodes are compared; None for the gateway's own.
-        scaling: Bounds of the replicas that its function may have, sorted; empty for `auto`, None
-            if the call asks for none.
+        scaling: How many replicas its function may have; None if the call does not say.
     """
 
     wishes: Wishes = ()
@@ -65,7 +63,7 @@ class Demand:
     asks: tuple[Ask, ...] = ()
     priority: int = 0
     policy: Policy | None = None
-    scaling: tuple[tuple[str, float], ...] | None = None
+    scaling: Scaling | None = None
 
     def needs(self, requirements: Mapping[str, Any] | None = None) -> Needs:
         """Return what is reserved for it: of the function's requirements and its own the larger.
@@ -149,24 +147,19 @@ def _policy(value: Any) -> Policy | None:
         return None
     if type(value) is str:
         return read_policy(value)
-    weights = value if type(value) is dict and value.keys() <= set(WEIGHTS) else {"": None}
-    if all(type(weight) in (int, float) for weight in weights.values()):
-        return read_policy(ScoreWeights(**weights))
+    if type(value) is dict and _are_weights(value):
+        return read_policy(ScoreWeights(**value))
     raise BadDemand(
         f"load_balancing is the name of a strategy, or a map of weights of {', '.join(WEIGHTS)}"
     )
 
 
-def _scaling(value: Any) -> tuple[tuple[str, float], ...] | None:
-    if value is None:
-        return None
-    if value == "auto":
-        return ()
-    if type(value) is not dict or not value.keys() <= set(SCALING):
-        raise BadDemand(f'scaling is "auto" or a map of {", ".join(SCALING)}')
-    for key, one in value.items():
-        if type(one) not in (int, float) or not 0.0 <= one <= SCALE_MAX:
-            raise BadDemand(f"scaling: {key} is a number from 0 to {SCALE_MAX:g}")
-    if value.get("min", 0) > value.get("max", SCALE_MAX):
-        raise BadDemand("scaling: min is larger than max")
-    return tuple(sorted((key, float(one)) for key, one in value.items()))
+def _are_weights(value: dict[Any, Any]) -> bool:
+    numbers = all(type(weight) in (int, float) for weight in value.values())
+    return numbers and value.keys() <= set(WEIGHTS)
+
+
+def _scaling(value: Any) -> Scaling | None:
+    if value is not None and type(value) not in (str, int, dict):
+        raise BadDemand('scaling is "auto", a number of replicas, or a map')
+    return None if value is None else read_scaling(value)

@@ -13,6 +13,7 @@ from easyremote import EasyRemoteError, RemoteFunction, RemoteStreamFunction, re
 from easyremote.client.client import Client
 from easyremote.client.options import NotAvailableError
 from easyremote.client.stub import checker_of, has_body, yields
+from easyremote.gateway.demands import read_options
 
 from .scripted import WAIT_S, ScriptedGateway
 
@@ -286,7 +287,12 @@ def test_an_unknown_option_is_a_type_error_that_helps() -> None:
         {"timeout": True}, {"node_id": 3}, {"node_id": []}, {"node_id": [""]},
         {"capability": 3}, {"capability": []}, {"capability": [1]}, {"function": ""},
         {"resources": {"x": object()}}, {"function": "a", "function_name": "b"},
-        {"prefer": {"x": "y" * 20_000}}, {"retries": -1}, {"retries": 1.5}, {"retries": True},
+        {"prefer": [1]}, {"num_cpus": [1]}, {"memory": True}, {"gpu_memory": {}},
+        {"resources": ["tpu"]}, {"resources": {3: 1}}, {"resources": {"gpu_model": 3}},
+        {"priority": "high"}, {"priority": True}, {"load_balancing": 3},
+        {"load_balancing": {"speed": 1}}, {"load_balancing": {"load": "1"}}, {"scaling": [1]},
+        {"scaling": True}, {"capability": {"x": "y" * 200, "z": ["w" * 200] * 90}},
+        {"retries": -1}, {"retries": 1.5}, {"retries": True},
         {"retry_exceptions": [3]}, {"retry_exceptions": "ValueError"},
     ],
     ids=str,
@@ -295,6 +301,63 @@ def test_an_option_of_the_wrong_kind_is_a_type_error(wrong: Any) -> None:
     """Where the function is declared, not where it is called."""
     with pytest.raises(TypeError):
         remote(**wrong)(passes)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"gpu_memory": "16XB"}, 'gpu_memory is written as "512MB"'),
+        ({"memory": "<8GB"}, "reserves nothing"),
+        ({"memory": -1}, "memory is written as"),
+        ({"num_gpus": 1.5}, "a fraction of one device or a whole number"),
+        ({"num_gpus": "many"}, "num_gpus is a number"),
+        ({"num_cpus": float("nan")}, "num_cpus is a number"),
+        ({"resources": {"gpu_memmory": "16GB"}}, "did you mean gpu_memory"),
+        ({"capability": {"gpu.memory": ">=lots"}}, 'write ">=16GB"'),
+        ({"capability": " "}, "not empty"),
+        ({"prefer": {"x": "y" * 20_000}}, "at most 256 characters"),
+        ({"priority": 1001}, "priority lies between"),
+        ({"load_balancing": "least_load"}, "did you mean 'least_loaded'"),
+        ({"load_balancing": {"load": -1}}, "the weight of load"),
+        ({"scaling": {"min": 3, "max": 2}}, "at least 3"),
+        ({"scaling": "automatic"}, "auto"),
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_be_is_a_value_error(wrong: Any, says: str) -> None:
+    """It is said where the function is declared, with how it is written."""
+    with pytest.raises(ValueError, match=says):
+        remote(**wrong)(passes)
+
+
+@pytest.mark.parametrize(
+    ("written", "travels"),
+    [
+        ({"gpu_memory": ">=16GB"}, {"gpu_memory": 16 * 10**9}),
+        ({"memory": "1.5GiB", "num_cpus": "2"}, {"memory": 1_610_612_736, "num_cpus": 2.0}),
+        ({"num_gpus": True}, {"num_gpus": 1.0}),
+        (
+            {"resources": {"disk": "1GB", "tpu": 2, "gpu_model": "A100"}},
+            {"resources": {"disk": 10**9, "tpu": 2.0, "gpu_model": "A100"}},
+        ),
+        ({"capability": {"a"}}, {"capability": ["a"]}),
+        ({"load_balancing": True, "priority": 0}, {"priority": 0}),
+        ({"load_balancing": {"strategy": "cost"}}, {"load_balancing": "cost"}),
+        ({"load_balancing": {"latency": 1}}, {"load_balancing": {"latency": 1.0}}),
+        (
+            {"scaling": 3},
+            {"scaling": {"min": 3, "max": 3, "target_queue": 2.0, "idle_s": 60.0}},
+        ),
+        ({"memory": None, "capability": None}, {}),
+    ],
+    ids=str,
+)
+def test_what_is_needed_travels_in_one_plain_form(written: Any, travels: Any) -> None:
+    """Whatever the spelling, equal demands look equal, and the gateway reads them as they are."""
+    options = remote(**written)(passes)._route.options
+
+    assert options == travels
+    read_options(options)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +382,7 @@ def test_options_that_ask_for_nothing_are_accepted() -> None:
 
 
 def test_options_that_the_gateway_decides_travel(gateway: ScriptedGateway, client: Client) -> None:
-    """Placement is its business; here they are only checked to be plain."""
+    """Placement is its business; here they are checked, and brought into one form."""
     remote(
         node_id=("a", "b"), capability=("x", "y"), prefer={"gpu": "A100"}, priority=2, num_gpus=1,
         gpu_memory="16GB", memory=1024, resources={"tpu": 1}, num_cpus=0.5, scaling="auto",
@@ -331,7 +394,7 @@ def test_options_that_the_gateway_decides_travel(gateway: ScriptedGateway, clien
     assert call.function == "f"
     assert call.options == {
         "capability": ["x", "y"], "prefer": {"gpu": "A100"}, "priority": 2, "num_gpus": 1,
-        "gpu_memory": "16GB", "memory": 1024, "resources": {"tpu": 1}, "num_cpus": 0.5,
+        "gpu_memory": 16_000_000_000, "memory": 1024, "resources": {"tpu": 1}, "num_cpus": 0.5,
         "scaling": "auto", "load_balancing": "latency", "optimization": "auto",
     }  # fmt: skip
 
