@@ -198,6 +198,7 @@ class GatewayCall(Relay):
         node_owner: The user who owns the node that it was last given to.
         sequence: Its place in the order of arrival.
         opened_on: The caller's stream, until its stream credit was returned.
+        left_on: A stream that its caller gave up, and whose credit returns when the work is gone.
         adopted: It came from its node after a restart; `message` holds no arguments.
         wanted: Somebody may still ask for the outcome.
         over: It has its outcome and nobody will ask for it again.
@@ -219,6 +220,7 @@ class GatewayCall(Relay):
     sequence = 0
     refused_by: frozenset[str] = frozenset()
     node_owner: str | None = None
+    left_on: Stream | None = None
     adopted = False
     wanted = True
     over = False
@@ -301,6 +303,22 @@ class GatewayCall(Relay):
             self.moved_before, self.moved_at = moved, now
             return False
         return now - self.moved_at >= stall_s
+
+    def leave_stream(self) -> None:
+        """Its caller is gone and it goes on: what it held of the caller's credit, it still holds.
+
+        Else whoever gives up the streams of detached calls could have any number of them.
+        """
+        self.return_left()
+        stream, self.opened_on = self.opened_on, None
+        if stream is not None and stream.link.ready:
+            self.left_on = stream
+
+    def return_left(self) -> None:
+        """Return the credit of a stream that its caller gave up."""
+        stream, self.left_on = self.left_on, None
+        if stream is not None and stream.link.ready:
+            stream.release()
 
     # ---- what the streams report; the dispatcher decides ---------------------------------------
 

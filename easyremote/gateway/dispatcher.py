@@ -288,7 +288,7 @@ class Dispatcher:
             self.drop(call)
             return
         call.detach_up()
-        call.opened_on = None
+        call.leave_stream()
         self.parking.away(call, trio.current_time())
 
     def forsake(self, session: Session) -> None:
@@ -381,11 +381,9 @@ class Dispatcher:
         failure = Failure(int(code), reason, may_have_run, retry_after_s, detail or {})
         broken = call.down_mid
         call.mute()
-        if not call.wanted:
-            pass
-        elif not broken:
+        if call.wanted and not broken:
             call.say_up(Kind.FAILURE, encode(failure))
-        elif call.up is not None:
+        elif call.wanted and call.up is not None:
             call.up.reset(code, reason)
         if call.down is not None and not call.down_ended and what is not CallInput.LOSE:
             if call.up_mid:
@@ -413,12 +411,12 @@ class Dispatcher:
 
     def finish(self, call: GatewayCall) -> None:
         """A call has its outcome: forget it, unless it waits for its caller to come back."""
+        call.return_left()
         if call.holds_for_caller and self.parking.keep(call, trio.current_time()):
             self._children_done(call)
             return
         call.over = True
-        if call in self.parking:
-            self.parking.leave(call)
+        self.parking.leave(call)
         call.caller.over(call.message.call_id, call.node_owner, trio.current_time())
         self._children_done(call)
         if call.deadline is not None:

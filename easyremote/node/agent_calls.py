@@ -92,6 +92,7 @@ class DispatchedCall(Relay):
     _held_timer: Timer | None = None
     _stop_by: float | None = None
     _released = False
+    _last_word: tuple[int, bytes] | None = None
 
     def __init__(
         self, pool: Pool, timers: Timers, buffers: Buffers, message: Dispatch, payload: bytes,
@@ -156,8 +157,10 @@ class DispatchedCall(Relay):
         # The outcome of a stream without its items would look like a short success, and what was
         # given back is perhaps elsewhere by now.
         orphans = None if self.flags & FLAG_STREAM or self.given_back else self.orphans
-        if orphans is not None and not more and self.up is not None:
-            orphans.written(self, kind, payload)
+        if orphans is not None and not more:
+            self._last_word = kind, payload
+            if self.up is not None:
+                orphans.written(self, kind, payload)
         return False
 
     def _look_at(self, failure: Failure) -> None:
@@ -212,6 +215,8 @@ class DispatchedCall(Relay):
         self.attach_up(up)
         if self.started:
             up.started()
+        if self._last_word is not None and self.orphans is not None:
+            self.orphans.written(self, *self._last_word)  # This link may be lost as well.
         if self.state is CallState.SETTLED:
             self._release()
 
@@ -315,7 +320,8 @@ class DispatchedCall(Relay):
         if up is None:
             # In the middle of a result there is no place for another outcome: then none comes.
             if orphaned and not mid and not seen:
-                self.say_up(Kind.FAILURE, encode(failure))
+                self._last_word = Kind.FAILURE, encode(failure)
+                self.say_up(*self._last_word)
         elif up.is_open:
             if mid:
                 up.reset(code, reason)

@@ -1048,3 +1048,27 @@ async def test_a_reused_id_does_not_hold_up_others(world: World, autojump_clock:
     first.answer()
     await trio.testing.wait_all_tasks_blocked()
     assert world.gateway.status()["calls_queued"] == 0
+
+
+async def test_a_detached_call_that_is_given_up_holds_its_credit_to_the_end(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """No sooner, or a client could have any number of calls; and not for ever."""
+    node = await world.node("n1", function("f", slots=2))
+    client = await world.client()
+    session = next(one for one in world.gateway.sessions if one.node is None)
+    credit = session.link.connection.streams_in
+    before = credit.released
+    call_id = new_id()
+    for _ in range(3):
+        probe = client.call("f", call_id=call_id, flags=FLAG_DETACHED)
+        await probe.until(lambda probe=probe: probe.accepted)
+        assert probe.stream is not None
+        probe.stream.reset(ErrorCode.CANCELLED, "later")
+        await trio.testing.wait_all_tasks_blocked()
+    given = await node.wait_given()
+    assert credit.released == before + 2, "one is held while it runs"
+    given.answer()
+    await trio.testing.wait_all_tasks_blocked()
+    assert credit.released == before + 3
+    assert len(node.given) == 1

@@ -403,3 +403,26 @@ async def test_a_call_that_was_given_back_may_come_again(autojump_clock: MockClo
         assert rig.orphans.to_plain(restarted=True) == {"spent": b""}
         message = Dispatch(CALL_ID, "f", "", [], None, 0, 0, b"", 1, {}, None, [])
         assert not rig.orphans.was_given(message)
+
+
+@pytest.mark.parametrize("ended_by", ["worker", "agent"])
+async def test_an_outcome_that_waited_is_kept_when_it_is_said(
+    autojump_clock: MockClock, ended_by: str
+) -> None:
+    """The link on which it is said at last may be lost in the same moment."""
+    async with orphan_rig() as (rig, nursery):
+        await rig.give()
+        await rig.lose_gateway()
+        if ended_by == "worker":
+            stream_of(rig.callees[0]).send(RESULT, end=True)
+            await wait_all_tasks_blocked()
+        else:
+            rig.calls[0].fail(ErrorCode.WORKER_DIED, "dead", may_have_run=True)
+        for _ in range(2):
+            await rig.restart_gateway(nursery)
+            [said] = (await rig.attach()).told
+            assert said == RESULT if ended_by == "worker" else said.code == ErrorCode.WORKER_DIED
+            await rig.lose_gateway()
+            rig.orphans.link_lost()
+            kept = rig.orphans.to_plain(restarted=False)["kept"]
+            assert [one["call_id"] for one in kept] == [CALL_ID]
