@@ -18,7 +18,6 @@ import cbor2
 
 from easyremote.cli.output import cell
 from easyremote.gateway import describe
-from easyremote.gateway.capability import TooMuch, matches
 from easyremote.gateway.offer import FUNCTIONS_MAX, BadOffer, node_id
 from easyremote.gateway.records import (
     TokenInfo,
@@ -32,6 +31,7 @@ from easyremote.gateway.registration import RegistrationHandler
 from easyremote.gateway.registry import Registry
 from easyremote.identity.role import KIND_OF_ROLE, Principal, Role, Scopes
 from easyremote.log import JsonFormatter, LineFormatter, mask
+from easyremote.scheduler.capability import TooMuch, lacks, matches, read_wishes
 from easyremote.values import plain
 from easyremote.wire import message as ms
 from easyremote.wire.cbor import decode_frame, encode_frame
@@ -167,8 +167,10 @@ def _look(registry: Registry) -> None:
             pool = registry.pool_by_name(offer.name, _READER)
             assert pool is not None
             for wanted in ("gpu", "gpu:a", "a.b:1", ["a", {"gpu": 1}], {"gpu": {"a": ["1"]}}):
+                wishes, tree = read_wishes(wanted), record.capabilities
                 with suppress(TooMuch):
-                    matches(record.capabilities, record.labels, wanted)
+                    met = matches(wishes, tree, record.labels)
+                    assert met == (not lacks(wishes, tree, record.labels)), "a miss unexplained"
     for shown in (describe.nodes(registry, _READER), describe.functions(registry, _READER)):
         assert len(shown) <= FUNCTIONS_MAX
         plain.encode(shown)

@@ -24,13 +24,13 @@ from .. import __version__, rerun
 from ..config import Address, parse_address
 from ..facts import FunctionInfo, NodeInfo
 from ..identity.credential import Credential, Resolved, resolve_credential
-from .capability import matches
 from .dialer import ClientLink
 from .function import ASK_TIMEOUT_S, RemoteFunction, RemoteStreamFunction, open_stream
 from .future import Future
 from .gather import gather as gather_futures
 from .mapping import MapResult
 from .options import Route, route
+from .requirements import read_capability
 from .session import Session
 from .stream import RemoteStream
 from .stub import rule_of
@@ -247,22 +247,28 @@ class Client:
     ) -> list[NodeInfo]:
         """Return the nodes that have a capability, a function, or both; blocks for a round trip.
 
+        The gateway chooses them from what it knows now. Those that would serve soonest come first:
+        healthy before others, then by load, then by round trip. `facts` of a node has its live
+        load (`load`, `busy`, `slots`, `sample`), what it charges (`prices`), and which of its
+        functions you may call (`callable`).
+
         Args:
             capability: As in `remote(capability=...)`; constraints may compare: `">=16GB"`.
             function: The name of a function that they must offer.
-            fresh: Let the gateway ask the nodes again, where it can.
+            fresh: Only nodes that are connected now. Nodes report by themselves, once a second,
+                what has changed; the gateway has nothing to ask them beyond that.
+
+        Raises:
+            TypeError: `capability` has the wrong type.
+            ValueError: Nothing can be so; the message says how to write it.
         """
-        asked = {"fresh": True} if fresh else {}
+        asked: dict[str, Any] = {"fresh": True} if fresh else {}
+        if capability is not None:
+            asked["capability"] = read_capability(capability)
+        if function is not None:
+            asked["function"] = function
         found = self.session.ask_blocking("nodes", asked, ASK_TIMEOUT_S)
-        return [
-            NodeInfo.from_plain(one)
-            for one in found
-            if (function is None or function in one.get("functions", ()))
-            and (
-                capability is None
-                or matches(one.get("capabilities", {}), one.get("labels", []), capability)
-            )
-        ]
+        return [NodeInfo.from_plain(one) for one in found]
 
     def why_waiting(self, f: Future[Any] | str) -> Explanation:
         """Explain what a call waits for: text, and the same as data in its `data`.

@@ -79,7 +79,13 @@ def _resources(value: Any) -> dict[str, Any]:
     return found
 
 
-def _capability(value: Any) -> Any:
+def read_capability(value: Any) -> Any:
+    """Return what a node must have, in plain containers.
+
+    Raises:
+        TypeError: It is no text, list of texts or dict.
+        ValueError: Nothing can be so; the message says how to write it.
+    """
     named = isinstance(value, str | Mapping)
     if not named and not isinstance(value, Sequence | set | frozenset):
         raise TypeError(
@@ -161,7 +167,7 @@ def _scaling(value: Any) -> Any:
 
 _READERS = {
     "resources": _resources,
-    "capability": _capability,
+    "capability": read_capability,
     "prefer": _prefer,
     "priority": _priority,
     "load_balancing": _load_balancing,

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..identity.role import Principal
+from ..scheduler.capability import Effort, Wishes, matches
 from .registry import NodeRecord, Offer, Registry, sees_node, visible
-from .routing import denial
+from .routing import denial, function_tags
 
 
 def node_info(
@@ -26,21 +27,23 @@ def node_info(
     """
     link = record.link
     rtt_s = None if link is None else link.rtt_s
+    seen = [o for o in record.offers.values() if principal is None or visible(o, principal)]
+    slots = sum(group.slots for group in record.groups.values())
+    busy = sum(group.busy for group in record.groups.values())
     return {
         "node_id": record.node_id,
         "capabilities": record.capabilities,
         "labels": list(record.labels),
-        "functions": [
-            offer.name
-            for offer in record.offers.values()
-            if principal is None or visible(offer, principal)
-        ],
+        "functions": [offer.name for offer in seen],
+        "callable": [o.name for o in seen if principal is None or denial(principal, o) is None],
+        "prices": {o.name: price for o in seen if (price := o.entry.facts.get("billing"))},
         "in_flight": len(record.running),
-        "slots": sum(group.slots for group in record.groups.values()),
+        "slots": slots,
         "health": record.health,
         "draining": record.draining,
         "paused": record.paused,
-        "busy": sum(group.busy for group in record.groups.values()),
+        "busy": busy,
+        "load": busy / slots if slots else 0.0,
         "streams": 0 if link is None else link.streams_open,
         "rtt_ms": None if rtt_s is None else round(rtt_s * 1000.0, 3),
         "owner": record.owner,
@@ -96,6 +99,49 @@ def nodes(
         for _, record in sorted(registry.nodes.items())
         if principal is None or sees_node(record, principal)
     ]
+
+
+def find_nodes(
+    registry: Registry, principal: Principal, now: float, wishes: Wishes,
+    function: str | None = None, *, connected: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return the nodes that have what is wanted, those that would serve soonest first.
+
+    Args:
+        registry: Where they are looked for.
+        principal: Who asks; what it may not see is not found.
+        now: On trio's clock.
+        wishes: What a node must have; nothing finds all.
+        function: The name of a function that it must offer; the tags of that function count, too.
+            Without it, those of all functions do.
+        connected: Leave out nodes that are away.
+
+    Raises:
+        TooMuch: Finding out would take too long.
+    """
+    effort = Effort()
+    found: list[dict[str, Any]] = []
+    for record in registry.nodes.values():
+        if not sees_node(record, principal) or (connected and record.link is None):
+            continue
+        offers = [
+            offer
+            for offer in record.offers.values()
+            if visible(offer, principal) and (function is None or offer.name == function)
+        ]
+        if function is not None and not offers:
+            continue
+        tags = record.labels + [tag for offer in offers for tag in function_tags(offer)]
+        if matches(wishes, record.capabilities, tags, effort):
+            found.append(node_info(record, principal, now))
+    found.sort(key=_soonest)
+    return found
+
+
+def _soonest(info: dict[str, Any]) -> tuple[bool, float, float, str]:
+    rtt_ms = info["rtt_ms"]
+    away = info["health"] != "healthy"
+    return away, info["load"], float("inf") if rtt_ms is None else rtt_ms, info["node_id"]
 
 
 def functions(

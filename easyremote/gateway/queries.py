@@ -24,6 +24,7 @@ from ..errors import EasyRemoteError
 from ..handlers import StreamHandler
 from ..identity.role import Operation, Principal, Role, Scopes
 from ..log import Log
+from ..scheduler.capability import TooMuch, read_wishes
 from ..wire.errors import ErrorCode
 from ..wire.message import Failure, Query, decode
 from . import describe
@@ -107,7 +108,22 @@ def _release(stream: Stream) -> None:
 
 
 def _nodes(gateway: Gateway, session: Session, args: Args) -> Any:
-    return describe.nodes(gateway.registry, session.principal, trio.current_time())
+    """Return nodes: all, or those that have what is wanted.
+
+    Nodes report by themselves what has changed, so that there is nothing to ask them for: `fresh`
+    leaves out those that are away, of which only old news is known.
+    """
+    registry, principal, now = gateway.registry, session.principal, trio.current_time()
+    wanted, function = args.get("capability"), _text(args, "function", None)
+    fresh = args.get("fresh", False) is True
+    if wanted is None and function is None and not fresh:
+        return describe.nodes(registry, principal, now)
+    try:
+        wishes = () if wanted is None else read_wishes(wanted)
+        return describe.find_nodes(registry, principal, now, wishes, function, connected=fresh)
+    except (ValueError, TooMuch) as error:
+        reason = str(error) or "the capability that is wanted has too many parts; name fewer"
+        raise Refused(ErrorCode.BAD_ARGUMENT, reason) from None
 
 
 def _functions(gateway: Gateway, session: Session, args: Args) -> Any:

@@ -18,9 +18,10 @@ from collections.abc import Collection
 from typing import Any
 
 from ..identity.role import Operation, Principal
+from ..scheduler.capability import Effort, TooMuch, Wishes, lacks, matches, read_wishes
+from ..scheduler.units import shown
 from ..wire.errors import ErrorCode
 from ..wire.message import CODEC_PICKLE, Call
-from .capability import Effort, TooMuch, matches
 from .offer import FUNCTION_NAME
 from .registry import NodeRecord, Offer, Pool, Registry, sees_node, visible
 
@@ -149,27 +150,60 @@ def _capable(registry: Registry, principal: Principal, pool: Pool, wanted: Any) 
     offers = _offers(registry, principal, pool)
     effort = Effort()
     try:
-        able = [
-            o
-            for o in offers
-            if matches(o.record.capabilities, o.record.labels + _tags(o), wanted, effort)
-        ]
+        wishes = read_wishes(wanted)
+        able = [o for o in offers if has_all(wishes, o, effort)]
+        misses = [] if able else _near_misses(wishes, offers, effort)
+    except ValueError as error:
+        raise Refused(ErrorCode.BAD_ARGUMENT, str(error)) from None
     except TooMuch:
         raise Refused(
             ErrorCode.BAD_ARGUMENT, "the capability that is wanted has too many parts; name fewer"
         ) from None
     if not able:
-        shown = ", ".join(sorted(o.record.node_id for o in offers)[:5])
         raise Refused(
             ErrorCode.NO_NODE,
-            f"No node that provides {pool.name} has the capability {wanted!r}; "
-            f"providers without it: {shown}",
+            f"No node that provides {pool.name} has the capability {shown(wanted)}. "
+            f"{'. '.join(misses)}",
             cls="NoCapableNodeError",
         )
     return registry.pool_of_nodes(pool.name, frozenset(o.record.node_id for o in able))
 
 
+def has_all(wishes: Wishes, offer: Offer, effort: Effort) -> bool:
+    """Return whether a function on a node has all that is wanted.
+
+    Raises:
+        TooMuch: Finding out would take too long.
+    """
+    return matches(wishes, offer.record.capabilities, _tags(offer), effort)
+
+
+NEAR_MISSES_MAX = 5
+LACKS_SHOWN_MAX = 3
+
+
+def _near_misses(wishes: Wishes, offers: list[Offer], effort: Effort) -> list[str]:
+    """Say of the first few providers what they lack; those that lack least come first."""
+    missing = [
+        (offer.record.node_id, lacks(wishes, offer.record.capabilities, _tags(offer), effort))
+        for offer in offers
+    ]
+    missing.sort(key=lambda one: (len(one[1]), one[0]))
+    lines = [
+        f"{node_id}: {', '.join(lines[:LACKS_SHOWN_MAX])}"
+        for node_id, lines in missing[:NEAR_MISSES_MAX]
+    ]
+    more = len(missing) - NEAR_MISSES_MAX
+    return lines if more <= 0 else [*lines, f"And {more} more"]
+
+
 def _tags(offer: Offer) -> list[str]:
+    """Return the labels of a node and the tags of its function."""
+    return offer.record.labels + function_tags(offer)
+
+
+def function_tags(offer: Offer) -> list[str]:
+    """Return the tags of a function."""
     tags = offer.entry.facts.get("tags")
     return [tag for tag in tags if type(tag) is str] if type(tags) is list else []
 

@@ -11,8 +11,8 @@ import pytest
 
 from easyremote import values
 from easyremote.errors import SerializationError
-from easyremote.gateway.capability import TooMuch, matches
 from easyremote.gateway.offer import BadOffer, plain
+from easyremote.scheduler.capability import TooMuch, matches, read_wishes
 from easyremote.wire import array
 from easyremote.wire.errors import CodecError
 from easyremote.wire.frame import HEADER, HEADER_SIZE, FrameType
@@ -179,9 +179,11 @@ def test_long_wishes_against_long_lists_are_given_up() -> None:
     """Node and caller may be one stranger: a list of each costs the gateway no second."""
     held = {"specialization": [f"x{n}" for n in range(4000)]}
 
-    assert matches(held, [], "x3999")
+    assert matches(read_wishes("x3999"), held)
     with pytest.raises(TooMuch):
-        matches(held, [], ["X3999"] * 10_000)
+        matches(read_wishes(["X3999"] * 200), held)
     with pytest.raises(TooMuch):
-        matches(held, [], {"specialization": ["x3999"] * 10_000})
-    assert matches(held, ["a"], [["a", "x1"], {"specialization": ["X2"]}])
+        matches(read_wishes({"specialization": ["x3999"] * 200}), held)
+    with pytest.raises(ValueError, match="name fewer"):
+        read_wishes(["X3999"] * 10_000)
+    assert matches(read_wishes([["a", "x1"], {"specialization": ["X2"]}]), held, ["a"])

@@ -264,7 +264,11 @@ async def test_capability_filters_nodes(world: World, autojump_clock: MockClock)
 
     assert refused.code == ErrorCode.NO_NODE
     assert refused.detail["class"] == "NoCapableNodeError"
-    assert "n1" in refused.reason
+    assert "the capability 'tpu'. n1: no 'tpu'. n2: no 'tpu'" in refused.reason
+    near = await failure(client.call("f", options={"capability": {"gpu": {"model": "H100"}}}))
+    assert "n2: gpu.model is 'A100', not H100" in near.reason
+    wrong = await failure(client.call("f", options={"capability": {"gpu": ">=lots"}}))
+    assert wrong.code == ErrorCode.BAD_ARGUMENT
 
 
 async def test_name_alone_never_reaches_a_strangers_node(

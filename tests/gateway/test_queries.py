@@ -81,6 +81,67 @@ async def test_discovery_shows_nodes_and_functions(world: World, autojump_clock:
 
 
 @pytest.mark.trio
+async def test_nodes_are_found_by_what_they_have_soonest_first(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Capability, function and tags filter; a node that is away comes last, or not at all."""
+    big = {"gpu": {"memory": "80GB"}, "specialization": ["training"]}
+    gone = await world.node("n0", function("train"), capabilities=big)
+    busy = await world.node("n1", function("train"), capabilities=big)
+    await world.node("n2", function("train", billing={"mode": "per_request"}), capabilities=big)
+    await world.node(
+        "n3", function("train", tags=["fast"]), capabilities={"gpu": {"memory": "8GB"}}
+    )
+    client = await world.client()
+    client.call("train", node_ids=["n1"])
+    await busy.wait_given()
+    await gone.cut()
+
+    async def found(**args: Any) -> list[str]:
+        return [one["node_id"] for one in await client.ask("nodes", **args)]
+
+    assert await found(capability={"gpu.memory": ">=16GB"}) == ["n2", "n1", "n0"]
+    assert await found(capability="training", fresh=True) == ["n2", "n1"]
+    assert await found(function="train", capability="fast") == ["n3"]
+    assert await found(capability="fast") == ["n3"]
+    assert await found(function="other") == []
+    assert await found(fresh=True) == ["n2", "n3", "n1"]
+    told = {one["node_id"]: one for one in await client.ask("nodes")}
+    assert (told["n1"]["load"], told["n2"]["load"]) == (1.0, 0.0)
+    assert told["n2"]["prices"] == {"train": {"mode": "per_request"}}
+    assert told["n2"]["callable"] == ["train"]
+
+
+@pytest.mark.trio
+async def test_nodes_that_may_not_be_seen_are_not_found(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Neither by what they have nor by the tags of functions outside the asker's scopes."""
+    await world.node("n1", function("open_f"), function("secret_f", tags=["hidden"]))
+    await world.node("n2", function("secret_f"), capabilities={"gpu": True})
+    client = await world.client(token=world.token("guest", "eve", scopes=Scopes(("open_*",))))
+
+    assert await client.ask("nodes", capability="gpu") == []
+    assert await client.ask("nodes", capability="hidden") == []
+    assert await client.ask("nodes", function="secret_f") == []
+    assert [one["node_id"] for one in await client.ask("nodes", function="open_f")] == ["n1"]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("wanted", [3, {"gpu": ">=lots"}, ["x"] * 1000, {"a": ["w"] * 200}])
+async def test_what_cannot_be_looked_for_is_refused(
+    world: World, autojump_clock: MockClock, wanted: Any
+) -> None:
+    """A question that nobody can mean, or that costs too much, is the asker's error."""
+    await world.node("n1", function("f"), capabilities={"a": ["v"] * 300})
+    answer = await (await world.client()).ask("nodes", capability=wanted)
+
+    assert isinstance(answer, Failure)
+    assert answer.code == ErrorCode.BAD_ARGUMENT
+    assert answer.reason
+
+
+@pytest.mark.trio
 async def test_offline_node_stays_visible_as_offline(
     world: World, autojump_clock: MockClock
 ) -> None:

@@ -13,47 +13,9 @@ from easyremote.gateway import callers as callers_module
 from easyremote.gateway import routing
 from easyremote.gateway.callers import Caller
 from easyremote.gateway.calls import CallState, GatewayCall
-from easyremote.gateway.capability import matches
 from easyremote.gateway.grants import GRANT_BYTES, Grants
 from easyremote.gateway.offer import BadOffer, node_id, plain
 from easyremote.gateway.queue import CallQueue
-
-CAPABILITIES: dict[str, Any] = {
-    "gpu": {"model": "A100", "count": 4, "driver": None},
-    "specialization": ["vision", "nlp"],
-    "sensors": [{"kind": "lidar"}],
-    "location": {"lat": 52.5},
-}
-
-# ---- capabilities --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        "gpu", "vision", "ml", "gpu.model", "gpu.model:A100", "gpu.model:a100",
-        "specialization:nlp", ["gpu", "vision"], {"gpu": {"model": "A100"}}, {"gpu.count": 4},
-        {"location.lat": 52.5},
-        {"specialization": ["vision", "nlp"]}, [],
-    ],
-)  # fmt: skip
-def test_capability_that_is_there_matches(wanted: Any) -> None:
-    """Tags, keys, paths, values, lists and maps, as callers spell them."""
-    assert matches(CAPABILITIES, ["ml"], wanted)
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        "tpu", "gpu.model:V100", "gpu.driver", "gpu.model.size", ["gpu", "tpu"], {"gpu": "A100"},
-        {"gpu": {"model": "V100"}}, {"gpu.count": 8}, {"specialization": ["vision", "audio"]},
-        7, None, b"gpu", {"location.lat": {"min": 1}},
-    ],
-)  # fmt: skip
-def test_capability_that_is_not_there_does_not_match(wanted: Any) -> None:
-    """What is missing, differs or cannot be understood does not match."""
-    assert not matches(CAPABILITIES, ["ml"], wanted)
-
 
 # ---- grants --------------------------------------------------------------------------------------
 
