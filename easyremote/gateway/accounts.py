@@ -141,7 +141,7 @@ class Accounts:
                 refused = balance.refusal(quota, wall, now)
                 if refused is not None:
                     raise refused
-        charge = Charge(facts, wall, parts)
+        charge = Charge(facts, self.wall, wall, parts)
         self.open += 1
         opened = Opened(
             facts.call_id, facts.user, facts.sub, facts.function, wall, self._incarnation,
@@ -159,7 +159,7 @@ class Accounts:
                 charge.let_go()
             else:
                 self.open -= 1
-                charge.close(self.wall(), now)
+                charge.close(now)
                 charge.let_go()
                 ready(_not_written(error))
 
@@ -184,7 +184,7 @@ class Accounts:
     def _charge_of(self, row: OpenRow, parts: list[tuple[Balance, list[Quota]]]) -> Charge:
         del self._returning[row.user, row.call_id]
         facts = CallFacts(row.call_id, row.user, row.sub, row.function, row.bytes_in)
-        charge = Charge(facts, row.at, parts)
+        charge = Charge(facts, self.wall, row.at, parts)
         charge.durable = True
         self.open += 1
         return charge
@@ -224,7 +224,7 @@ class Accounts:
         if charge.over:
             return
         self.open -= 1
-        closed, _ = charge.closing = charge.close(self.wall(), now)
+        closed, _ = charge.closing = charge.close(now)
         if closed.paid:
             self._earn(closed)
         if closed.flagged:
@@ -261,12 +261,11 @@ class Accounts:
 
     def overdrawn(self, now: float) -> list[CallFacts]:
         """Return the running calls whose hard quota has nothing left: they must be stopped."""
-        wall = self.wall()
         return [
             charge.facts
             for balance in self._balances.values()
             for charge in balance.running
-            if charge.outcome is None and charge.seconds_allowed(wall, now) == 0.0
+            if charge.outcome is None and charge.seconds_allowed(now) == 0.0
         ]
 
     def keep_house(self, now: float) -> None:

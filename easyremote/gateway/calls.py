@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from ..identity.role import Principal
     from ..stream import Stream
     from .callers import Caller
+    from .charge import Charge
     from .dispatcher import Dispatcher
     from .queue import CallQueue
     from .registry import Offer, Pool
@@ -205,6 +206,7 @@ class GatewayCall(Relay):
         moved_before: Bytes that its caller had taken when that was last looked at.
         since: When it came to where it is, on trio's clock: waits, is at a node, runs.
         moved_at: When that number last changed, or nothing waited.
+        charge: Its part in quotas and bills, None if it has none.
     """
 
     principal: Principal
@@ -227,6 +229,7 @@ class GatewayCall(Relay):
     moved_before = 0
     since = 0.0
     moved_at = 0.0
+    charge: Charge | None = None
 
     def __init__(
         self, dispatcher: Dispatcher, message: Call, up: Stream | None, more: bool, end: bool
@@ -368,6 +371,8 @@ class GatewayCall(Relay):
         if stream is self.down and self.can(CallInput.START):
             self.step(CallInput.START)
             self.since = stream.link.connection.now
+            if self.charge is not None:
+                self.charge.started(self.since)
             Relay.on_started(self, stream)
 
     def on_cancel(self, stream: Stream, strength: int, grace_ms: int) -> None:

@@ -16,7 +16,7 @@ Source. promises.md D12, T3, T20.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..scheduler.billing import (
@@ -125,6 +125,7 @@ class Charge:
 
     Attributes:
         facts: Which call.
+        wall: The clock of records and windows.
         at: When it was accepted, in seconds since the epoch.
         parts: Each balance that it counts in, and the quotas that hold for it there.
         durable: It is written down, and may be given to a node.
@@ -141,13 +142,15 @@ class Charge:
     __slots__ = (
         "at", "bytes_in", "bytes_out", "closing", "durable", "ended_at", "facts", "given_at",
         "gpus", "node_id", "node_owner", "node_s", "outcome", "over", "parts", "price",
-        "started_at", "strict",
+        "started_at", "strict", "wall",
     )  # fmt: skip
 
     def __init__(
-        self, facts: CallFacts, at: float, parts: list[tuple[Balance, list[Quota]]]
-    ) -> None:
+        self, facts: CallFacts, wall: Callable[[], float], at: float,
+        parts: list[tuple[Balance, list[Quota]]],
+    ) -> None:  # fmt: skip
         self.facts = facts
+        self.wall = wall
         self.at = at
         self.parts = parts
         self.strict = any(
@@ -197,13 +200,14 @@ class Charge:
             counts += mine
         return counts
 
-    def refusal(self, wall: float, now: float) -> Refused | None:
+    def refusal(self, now: float) -> Refused | None:
         """Return why it may not start now, though it was accepted; None if it may.
 
         Its own place among the calls of a quota is taken already; seconds may have run out.
         """
         if not self.strict:
             return None
+        wall = self.wall()
         for balance, quotas in self.parts:
             for quota in quotas:
                 tally = balance.tallies[quota]
@@ -211,8 +215,9 @@ class Charge:
                     return balance.refusal(quota, wall, now)
         return None
 
-    def seconds_allowed(self, wall: float, now: float) -> float | None:
+    def seconds_allowed(self, now: float) -> float | None:
         """Return after how many seconds a hard quota cuts it off if it starts now, or None."""
+        wall = self.wall()
         left = [
             balance.tallies[quota].seconds_left(
                 wall, balance.running_s(balance.tallies[quota], wall, now)
@@ -223,12 +228,20 @@ class Charge:
         ]
         return min(left) / self.weight if left else None
 
+    def cut(self, deadline: float | None, now: float) -> float | None:
+        """Return the deadline that a node is given: what a hard quota leaves, or an earlier one."""
+        allowed_s = self.seconds_allowed(now)
+        if allowed_s is None:
+            return deadline
+        return now + allowed_s if deadline is None else min(deadline, now + allowed_s)
+
     # ---- at a node -----------------------------------------------------------------------------
 
     def given(self, offer: Offer, now: float) -> None:
         """A node has it now, or again."""
         self.node_id, self.node_owner = offer.record.node_id, offer.record.owner
-        terms = offer.entry.terms
+        # Where a kept outcome is fetched, the place may be that of another function.
+        terms = offer.entry.terms if offer.name == self.facts.function else None
         self.price = None if terms is None else terms.price
         if self.given_at is None:
             self.given_at = now
@@ -271,9 +284,10 @@ class Charge:
 
     # ---- when all is over ----------------------------------------------------------------------
 
-    def close(self, wall: float, now: float) -> tuple[Closed, list[Count]]:
+    def close(self, now: float) -> tuple[Closed, list[Count]]:
         """Count what it used; return what has to be written down."""
         self.over = True
+        wall = self.wall()
         outcome = self.outcome or (NEVER if self.given_at is None else CANCELLED)
         end = now if self.ended_at is None else self.ended_at
         seconds, flagged, most_s = 0.0, False, 0.0

@@ -22,6 +22,7 @@ from ..log import Log
 from ..outbox import Outbox
 from ..transport import ByteStream
 from ..wire.errors import ErrorCode
+from .accounts import Accounts
 from .async_store import AsyncStore, watch_store
 from .boots import mark_offline, read_boots
 from .database import StoreError
@@ -56,6 +57,7 @@ class Gateway:
         store: Group commit over the store.
         registry: Nodes and pools.
         recovery: What is known of calls from before this start.
+        accounts: Quotas and bills.
         dispatcher: Calls.
         grants: The right to answer calls.
         sessions: Everybody who is connected, let in or not.
@@ -81,8 +83,10 @@ class Gateway:
         self.registry = Registry()
         boots = read_boots(state.store, ASKED_FOR_S, ASKED_S)
         self.recovery = Recovery(state.incarnation, boots, trio.current_time())
+        self.store.batch = self._batch
+        self.accounts = Accounts(self.store, state.incarnation, trio.current_time())
         self.dispatcher = Dispatcher(
-            self.registry, self.limits, self.recovery, state.store.principal
+            self.registry, self.limits, self.recovery, state.store.principal, self.accounts
         )
         self.grants = Grants(state.grant_key)
         self.throttle = AuthThrottle()

@@ -23,11 +23,14 @@ import trio
 from ..errors import EasyRemoteError
 from ..flow import Buffers
 from ..wire.errors import ErrorCode
-from ..wire.message import FLAG_ATTACH, Call, Failure, Kind, Result, decode, encode
+from ..wire.message import Call, Failure, Kind, Result, decode, encode
 from . import events
+from .accounting import Accounting
+from .accounts import Accounts
 from .admission import IgnoredOptions, delegate
 from .callers import Caller
 from .calls import CallInput, CallState, GatewayCall
+from .gauges import bytes_buffered
 from .limits import GatewayLimits
 from .parking import Parking
 from .placing import Placer
@@ -63,15 +66,18 @@ class Dispatcher:
 
     def __init__(
         self, registry: Registry, limits: GatewayLimits, recovery: Recovery,
-        principal_of: Callable[[str], Principal | None],
+        principal_of: Callable[[str], Principal | None], accounts: Accounts,
     ) -> None:  # fmt: skip
-        """Begin without calls; see `Returning` for the last two arguments."""
+        """Begin without calls; see `Returning` for `recovery` and `principal_of`."""
         self.registry = registry
         self.limits = limits
         self.timers = Timers(self.on_time)
         self.parking = Parking(limits)
         self.buffers = Buffers(limits.buffered_bytes_max)
-        self.placer = Placer(limits, self.buffers, self._expire, self._refuse_waiting)
+        self.accounting = Accounting(self, accounts)
+        self.placer = Placer(
+            limits, self.buffers, self._expire, self._refuse_waiting, self.accounting.released
+        )
         self.returning = Returning(self, recovery, principal_of)
         self.callers: dict[str, Caller] = {}
         self.leaving: dict[GatewayCall, float] = {}
@@ -100,12 +106,7 @@ class Dispatcher:
 
     def bytes_buffered(self) -> int:
         """Return how many bytes of calls are in our memory: held, or not yet taken by a link."""
-        known = {call for caller in self.callers.values() for call in caller.calls.values()}
-        known.update(self.leaving)
-        for record in self.registry.nodes.values():
-            known.update(record.running.values())
-        waiting = (c for c in known if c.queue is not None or c in self.returning.held)
-        return sum(c.body_bytes for c in waiting) + sum(call.holds_bytes for call in known)
+        return bytes_buffered(self)
 
     # ---- a call comes ------------------------------------------------------------------------
 
@@ -161,10 +162,10 @@ class Dispatcher:
             call.step(CallInput.EXPIRE)
             self._answer_rejected(call, ErrorCode.DEADLINE, "the deadline passed before the call")
             return call
-        if (pool := self._find_pool(session, call, nested=bool(nested))) is None:
+        if (pool := self.returning.find_pool(session, call, nested=bool(nested))) is None:
             self.returning.hold(call)
         else:
-            self.placer.place(call, pool)
+            self.put(call, pool)
         call.caller.calls[message.call_id] = call
         self.calls_total += 1
         if call.parent is not None:
@@ -176,23 +177,16 @@ class Dispatcher:
         events.call_accepted(call)
         return call
 
-    def _find_pool(self, session: Session, call: GatewayCall, *, nested: bool) -> Pool | None:
-        """Return where a call may run; None if that is not known yet, after a restart.
+    def put(self, call: GatewayCall, pool: Pool) -> None:
+        """Place a call; first see to its quota and bill, if it has any.
 
         Raises:
-            Refused: Nowhere.
+            Refused: It cannot be taken.
         """
-        message, returning = call.message, self.returning
-        if (message.since or message.flags & FLAG_ATTACH) and returning.must_wait(call):
-            return None
-        try:
-            if nested:
-                return route(self.registry, call.principal, message)
-            return session.routes.find(message)
-        except Refused as refused:
-            if returning.may_be_on_its_way(refused):
-                return None
-            raise
+        if pool.has_terms:
+            self.accounting.put(call, pool)
+        else:
+            self.placer.place(call, pool)
 
     def _answer_rejected(
         self, call: GatewayCall, code: ErrorCode, reason: str, may_have_run: bool = False,
@@ -217,6 +211,8 @@ class Dispatcher:
                 group.learn(decode(Result, payload).seconds)
         elif call.state is CallState.DISPATCHED and self._given_back(call, payload):
             return True
+        if call.charge is not None:
+            call.charge.ended(kind, payload, trio.current_time())
         call.step(CallInput.OUTCOME)
         return False
 
@@ -357,13 +353,11 @@ class Dispatcher:
         else:
             self.drop(call)
 
-    def give_up_stranded(self, call: GatewayCall, name: str) -> None:
-        """No node that could run a waiting call has come back."""
-        why = f"No healthy nodes for {name}: every node that provides it is gone"
-        self._settle(call, CallInput.LOSE, ErrorCode.NO_NODE, why, {"class": "NoHealthyNodesError"})
-
     def _refuse_waiting(self, call: GatewayCall, refused: Refused) -> None:
-        self._settle(call, CallInput.REJECT, refused.code, refused.reason)
+        self._settle(
+            call, CallInput.REJECT, refused.code, refused.reason, refused.detail,
+            refused.retry_after_s,
+        )  # fmt: skip
 
     # ---- the outcome -------------------------------------------------------------------------
 
@@ -375,6 +369,8 @@ class Dispatcher:
         if call.up is not None and call.up.hear_loss() and call.over:
             return  # Its caller is gone, and that was the end of it.
         may_have_run = call.may_have_run
+        if call.charge is not None:
+            call.charge.decided(code, may_have_run=may_have_run)
         self._waits_no_more(call.step(what), call)
         self.failures_total += 1
         events.call_settled(call, code, reason, may_have_run=may_have_run)
@@ -401,6 +397,9 @@ class Dispatcher:
             self.placer.leave(call)
         elif before is CallState.HELD:
             self.returning.forget(call)
+            self.accounting.forget(call)
+        if call.charge is not None and call.offer is None:
+            self.accounting.released(call)
 
     def lose_held(self, call: GatewayCall, refused: Refused) -> None:
         """Nobody has a call that was held, or nobody can run it."""

@@ -32,6 +32,7 @@ import psutil
 
 if TYPE_CHECKING:
     from .core import Gateway
+    from .dispatcher import Dispatcher
 
 SYSTEM_EVERY_S = 0.5
 
@@ -62,6 +63,17 @@ class _Process:
 
 
 _process = _Process()
+
+
+def bytes_buffered(dispatcher: Dispatcher) -> int:
+    """Return how many bytes of calls are in our memory: held, or not yet taken by a link."""
+    known = {call for caller in dispatcher.callers.values() for call in caller.calls.values()}
+    known.update(dispatcher.leaving)
+    for record in dispatcher.registry.nodes.values():
+        known.update(record.running.values())
+    held, writing = dispatcher.returning.held, dispatcher.accounting.writing
+    waiting = (c for c in known if c.queue is not None or c in held or c in writing)
+    return sum(c.body_bytes for c in waiting) + sum(call.holds_bytes for call in known)
 
 
 def gauges(gateway: Gateway) -> dict[str, Any]:

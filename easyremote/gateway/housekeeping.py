@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..wire.errors import ErrorCode
+from .routing import Refused
 
 if TYPE_CHECKING:
     from .dispatcher import Dispatcher
@@ -27,6 +28,7 @@ def keep_house(dispatcher: Dispatcher, now: float) -> None:
     _drop_stalled(dispatcher, now)
     _drop_stranded(dispatcher, now)
     dispatcher.returning.forget_kept(now)
+    dispatcher.accounting.keep_house(now)
 
 
 def _drop_stalled(dispatcher: Dispatcher, now: float) -> None:
@@ -51,4 +53,6 @@ def _drop_stranded(dispatcher: Dispatcher, now: float) -> None:
             pool.stranded_since = now
         elif now - since >= dispatcher.limits.offline_grace_s:
             for call in pool.queue.calls():
-                dispatcher.give_up_stranded(call, pool.name)
+                why = f"No healthy nodes for {pool.name}: every node that provides it is gone"
+                refused = Refused(ErrorCode.NO_NODE, why, cls="NoHealthyNodesError")
+                dispatcher.lose_held(call, refused)

@@ -50,6 +50,7 @@ class Placer:
         buffers: Buffers,
         expire: Callable[[GatewayCall], None],
         refuse: Callable[[GatewayCall, Refused], None],
+        released: Callable[[GatewayCall], None],
     ) -> None:
         """Place by windows alone.
 
@@ -58,7 +59,9 @@ class Placer:
             buffers: What waiting calls hold counts there.
             expire: Settles a waiting call whose deadline has passed.
             refuse: Settles a waiting call that no node can be given.
+            released: Is told when no node has a call with a quota or a price any more.
         """
+        self.released = released
         self.expire = expire
         self.refuse = refuse
         self.buffers = buffers
@@ -74,6 +77,8 @@ class Placer:
             Refused: Too many calls wait already.
         """
         call.buffers = call.caller.buffers
+        if call.charge is not None and (why := call.charge.refusal(trio.current_time())):
+            raise why
         self._sequence += 1
         call.sequence = self._sequence
         if not pool.queue.waiting:
@@ -113,8 +118,11 @@ class Placer:
             if group.node.node_id not in call.refused_by and not _is_reused(call, group)
         ]
         group = choose(others)
-        if group is None or not self._dispatch(call, pool.places[group]):
+        why = None if call.charge is None else call.charge.refusal(trio.current_time())
+        if why is not None or group is None or not self._dispatch(call, pool.places[group]):
             self._enqueue(call, pool)
+            if why is not None:
+                self.refuse(call, why)
 
     def _enqueue(self, call: GatewayCall, pool: Pool) -> None:
         call.pool = pool
@@ -145,11 +153,16 @@ class Placer:
         message = call.message
         if link is None or link.streams_available <= 0:
             return False
+        deadline = call.deadline
+        if (charge := call.charge) is not None:
+            if charge.strict and offer.group.busy >= offer.group.slots:
+                return False  # Held ahead of a free slot, it would start nobody knows when.
+            deadline = charge.cut(deadline, trio.current_time())
         assert message.call_id not in record.running
         assert record.grants is not None
         deadline_ms = None
-        if call.deadline is not None:
-            left_s = call.deadline - trio.current_time()
+        if deadline is not None:
+            left_s = deadline - trio.current_time()
             deadline_ms = max(1, int(left_s * 1000.0))
         call.attempt += 1
         principal = call.principal
@@ -198,6 +211,8 @@ class Placer:
         # By the caller's word or by that of a node that has room again: the later one was just now.
         call.since = max(call.since, down.link.connection.now)
         call.node_owner = record.owner
+        if call.charge is not None:
+            call.charge.given(offer, trio.current_time())
         call.step(what)
         call.attach_down(down)
         events.call_given(call)
@@ -221,6 +236,9 @@ class Placer:
                 # It cannot wait here, or it would hold up all calls behind it.
                 self.refuse(best, _reused())
                 continue
+            if best.charge is not None and (why := best.charge.refusal(trio.current_time())):
+                self.refuse(best, why)
+                continue
             self.leave(best)
             if not self._dispatch(best, best_pool.places[group]):
                 self._enqueue(best, best_pool)
@@ -241,6 +259,8 @@ class Placer:
         if not call.children:
             group.busy -= 1
         offer.record.running.pop(call.message.call_id, None)
+        if call.charge is not None:
+            self.released(call)
         if group.pools and group.busy < group.limit:
             self.pump(group)
 

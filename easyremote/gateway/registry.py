@@ -154,10 +154,13 @@ class Pool:
         places: Groups that take calls now, with the offer that runs there.
         queue: The calls that wait.
         guarded: Some of its functions want a level or an individual of their callers.
+        has_terms: Some of its functions have a quota or a price.
         stranded_since: Since when calls wait here that no connected node could run.
     """
 
-    __slots__ = ("guarded", "name", "node_ids", "owner", "places", "queue", "stranded_since")
+    __slots__ = (
+        "guarded", "has_terms", "name", "node_ids", "owner", "places", "queue", "stranded_since",
+    )  # fmt: skip
 
     def __init__(self, name: str, owner: str | None, node_ids: frozenset[str] | None) -> None:
         self.name = name
@@ -165,7 +168,7 @@ class Pool:
         self.node_ids = node_ids
         self.places: dict[SlotGroup, Offer] = {}
         self.queue = CallQueue()
-        self.guarded = False
+        self.guarded = self.has_terms = False
         self.stranded_since: float | None = None
 
     def add(self, offer: Offer) -> None:
@@ -174,6 +177,8 @@ class Pool:
         self.stranded_since = None
         if offer.entry.access_level is not None or offer.entry.auth_required:
             self.guarded = True
+        if offer.entry.terms is not None:
+            self.has_terms = True
         if self.queue.waiting:
             offer.group.pools[self] = None
 
@@ -332,11 +337,8 @@ class Registry:
 
     def _forget_pools(self) -> None:
         pinned = [pool for pool in self._pinned.values() if not pool.queue.waiting]
-        unused = [
-            pool
-            for pool in self._by_owner.values()
-            if not pool.queue.waiting and pool.name not in self._offers
-        ]
+        gone = (pool for pool in self._by_owner.values() if pool.name not in self._offers)
+        unused = [pool for pool in gone if not pool.queue.waiting]
         for pool in pinned + unused:
             self._drop(pool)
 
@@ -404,12 +406,8 @@ class Registry:
         found: dict[str, NodeRecord] = {}
         for name in names:
             record = self.nodes.get(name)
-            records = (
-                [record]
-                if record is not None
-                else [other for other in self.nodes.values() if name in other.labels]
-            )
-            for one in records:
+            labelled = [] if record else [o for o in self.nodes.values() if name in o.labels]
+            for one in [record] if record else labelled:
                 if sees_node(one, principal):
                     found[one.node_id] = one
         return list(found.values())

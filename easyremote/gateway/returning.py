@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from ..identity.role import Principal
     from ..stream import Stream
     from .dispatcher import Dispatcher
-    from .registry import NodeRecord, Offer
+    from .registry import NodeRecord, Offer, Pool
+    from .session import Session
 
 _log = Log("gateway")
 
@@ -165,6 +166,24 @@ class Returning:
 
     # ---- a call comes before its node ----------------------------------------------------------
 
+    def find_pool(self, session: Session, call: GatewayCall, *, nested: bool) -> Pool | None:
+        """Return where a call may run; None if that is not known yet, after a restart.
+
+        Raises:
+            Refused: Nowhere.
+        """
+        message = call.message
+        if (message.since or message.flags & FLAG_ATTACH) and self.must_wait(call):
+            return None
+        try:
+            if nested:
+                return route(self._dispatcher.registry, call.principal, message)
+            return session.routes.find(message)
+        except Refused as refused:
+            if self.may_be_on_its_way(refused):
+                return None
+            raise
+
     def must_wait(self, call: GatewayCall) -> bool:
         """Return whether a call is of an earlier start and it is not known whether a node has it.
 
@@ -248,6 +267,8 @@ class Returning:
     def _attached(self, call: GatewayCall, offer: Offer, down: Stream) -> None:
         self.forget(call)
         call.hear_no_more()
+        if call.charge is None:
+            self._dispatcher.accounting.take_up(call, offer)
         self._dispatcher.placer.given(call, offer, down, CallInput.ATTACH)
 
     def _judge(self, call: GatewayCall) -> None:
@@ -257,7 +278,7 @@ class Returning:
                 return
             pool = route(dispatcher.registry, call.principal, call.message)
             self.forget(call)
-            dispatcher.placer.place(call, pool)
+            dispatcher.put(call, pool)
         except Refused as refused:
             if not self.may_be_on_its_way(refused):
                 dispatcher.lose_held(call, refused)
