@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .facts import FunctionInfo, NodeInfo, ScoreWeights, TLSConfig
     from .gateway.server import Server
     from .identity.credential import Credential
+    from .metrics import ClientMetrics, ComputeNodeMetrics, GatewayMetrics
     from .node.context import CallContext, context
     from .node.node import ComputeNode
     from .node.serving import ServeHandle
@@ -59,12 +60,15 @@ __all__ = [
     "CallContext",
     "CallOptions",
     "Client",
+    "ClientMetrics",
     "ComputeNode",
+    "ComputeNodeMetrics",
     "Credential",
     "EasyRemoteError",
     "FunctionInfo",
     "FunctionNotFoundError",
     "Future",
+    "GatewayMetrics",
     "GatewayUnreachableError",
     "InfeasibleError",
     "LinkLostError",
@@ -146,6 +150,9 @@ _MODULE_OF = {
     "TLSConfig": "facts",
     "Server": "gateway.server",
     "Credential": "identity.credential",
+    "ClientMetrics": "metrics",
+    "ComputeNodeMetrics": "metrics",
+    "GatewayMetrics": "metrics",
     "CallContext": "node.context",
     "ComputeNode": "node.node",
     "NodeLimits": "node.spec",

@@ -15,6 +15,8 @@ Source. wire/README.md, "Messages".
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -265,6 +267,23 @@ TERMINAL = frozenset({Kind.RESULT, Kind.FAILURE, Kind.REPLY})
 """Kinds that end the answering side of a stream."""
 
 M = TypeVar("M")
+
+_LIST, _LIST_MASK, _DOUBLE = 0x80, 0xE0, 0xFB
+_SECONDS = struct.Struct(">BBBd")
+_CODEC_MAX = 23
+
+
+def body_seconds(payload: bytes) -> float | None:
+    """Return `seconds` of an encoded `Result`, without decoding the rest; None if it is not there.
+
+    A relay that keeps books looks at every outcome, and needs no more of it than this.
+    """
+    if len(payload) < _SECONDS.size:
+        return None
+    head, codec, mark, seconds = _SECONDS.unpack_from(payload)
+    if head & _LIST_MASK != _LIST or codec > _CODEC_MAX or mark != _DOUBLE:
+        return None
+    return float(seconds) if 0.0 <= seconds < math.inf else None
 
 
 def kind_of(message: Message) -> int:

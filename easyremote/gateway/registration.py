@@ -11,7 +11,6 @@ registration stream of the same link replaces the older one.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from ..handlers import StreamHandler
@@ -21,6 +20,7 @@ from ..wire.message import Failure, Kind, Register, Registered, Telemetry, Updat
 from .bodies import BODY_BYTES_MAX, BodyReader
 from .offer import FUNCTIONS_MAX, WEIGHT_MAX, BadOffer, NodeOffer, read_offer
 from .recovery import read_told
+from .sample import merged
 
 if TYPE_CHECKING:
     from ..stream import Stream
@@ -33,8 +33,6 @@ NEWS_COST = 1.0 / 16.0
 """Of the abuse budget, for each registration, change or sample: some 500 a second are free."""
 NEWS_UNIT_BYTES = 128 * 1024
 """So many bytes of a change cost 1."""
-SAMPLE_VALUES_MAX = 64
-SAMPLE_KEY_CHARS_MAX = 64
 
 
 class RegistrationHandler(StreamHandler):
@@ -58,7 +56,8 @@ class RegistrationHandler(StreamHandler):
         """An update, or a sample."""
         if kind == Kind.TELEMETRY:
             stream.link.charge(NEWS_COST)
-            self._sample(decode(Telemetry, payload).sample)
+            record = self._record
+            record.sample = merged(record.sample, decode(Telemetry, payload).sample)
         elif kind == Kind.UPDATE:
             message = decode(Update, payload)
             _charge(stream, message)
@@ -142,17 +141,6 @@ class RegistrationHandler(StreamHandler):
         if self._stream.is_open:
             self._stream.send(Failure(int(code), reason, False, None, {}), end=True)
             self._stream.release()
-
-    def _sample(self, sample: dict[str, Any]) -> None:
-        """Keep what of a sample is a finite number under a short name."""
-        kept: dict[str, Any] = {}
-        for key, value in sample.items():
-            if len(kept) == SAMPLE_VALUES_MAX:
-                break
-            number = type(value) in (int, float) and math.isfinite(value)
-            if number and len(key) <= SAMPLE_KEY_CHARS_MAX:
-                kept[key] = value
-        self._record.sample = kept
 
 
 def _charge(stream: Stream, message: Register | Update) -> None:

@@ -14,7 +14,7 @@ drains: no new calls, the running ones may finish, everybody says goodbye, nobod
 
 Rules of this file. 1) One trio run on the main thread, which is also the thread that forks.
 2) Everything that was started has ended before `run` returns. 3) Nothing happens while nothing
-happens, but one sample in five seconds.
+happens, but one sample in a second.
 
 Source. decisions.md, "Processes of a node"; runtime.md.
 """
@@ -38,16 +38,19 @@ from ..stream import Stream
 from ..timers import Timers
 from ..transport import ByteStream, dial
 from ..wire.errors import ErrorCode
-from ..wire.message import FLAG_ATTACH, Dispatch, Failure, decode
+from ..wire.message import FLAG_ATTACH, Dispatch, decode
 from . import probe
 from .agent_calls import DispatchedCall
 from .agent_config import Announcement
 from .agent_nested import NestedCall, NestedCalls
 from .agent_orphans import Orphanage
+from .agent_refusals import refuse, refuse_again
+from .agent_replicas import Replicas
 from .agent_session import Dial, GatewaySession
 from .family import EXIT_FAILED, Family
 from .offer import NodeOffer
 from .process import become_subreaper
+from .reporting import Reporter
 from .rerun_plan import RerunPlan
 from .restart import RestartIntensity
 from .spec import NodeSpec
@@ -62,7 +65,6 @@ SAME_STOP_S = 0.5
 GOODBYE_S = 2.0
 """How long the goodbye to the gateway may take."""
 DETECT_S = 5.0
-SAMPLE_EVERY_S = 5.0
 BUFFERED_BYTES_MAX = 64 * 1024 * 1024
 """Bytes of all calls together that may wait here without slowing other calls on their link."""
 
@@ -103,6 +105,8 @@ class Agent:
         self._timers = Timers(trio.current_time)
         self._buffers = Buffers(BUFFERED_BYTES_MAX)
         self._offer = NodeOffer()
+        self._replicas = Replicas(self.family, self._offer)
+        self._reporter = Reporter(self._state)
         self._session: GatewaySession | None = None
         self._registered_info: dict[str, Any] = {}
         self._running: dict[bytes, DispatchedCall] = {}
@@ -200,7 +204,10 @@ class Agent:
         if offer.get("stuck"):
             self.family.restart_stuck(worker)
             return
+        self._offer.bound(spec.limits, replicable=self.family.replicable)
         self._offer.take(offer, whole=first)
+        if self._detected.is_set():
+            self._replicas.offered()
         session = self._session
         if session is None:
             self._session = session = GatewaySession(self, spec, self.outbox, self._dial, self._rng)
@@ -227,6 +234,12 @@ class Agent:
             self._nested.take(call, self._session)
         return call
 
+    def worker_asks(
+        self, worker: WorkerProcess, stream: Stream, kind: int, payload: bytes
+    ) -> StreamHandler:
+        """It opened a stream for something else than a call."""
+        return self._reporter.answer(stream, kind, payload)
+
     def worker_drains(self, worker: WorkerProcess, reason: str) -> None:
         """The owner of the node wants it drained."""
         self.drain(reason or "the script asked for it")
@@ -242,16 +255,15 @@ class Agent:
 
     async def _connect(self, session: GatewaySession) -> None:
         await self._detected.wait()
-        self.start_task(self._report, session)
+        self._replicas.offered()
+        worker = self.family.main.worker
+        roots = [] if worker is None else [worker.process.pid]
+        self.start_task(self._reporter.run, session, roots)
         await session.run()
 
-    async def _report(self, session: GatewaySession) -> None:
-        """Tell the gateway now and then how busy this machine is."""
-        sampler = probe.Sampler()
-        while True:
-            await trio.sleep(SAMPLE_EVERY_S)
-            if session.registered:
-                session.report({**sampler.sample(), "calls_running": len(self._running)})
+    def _state(self) -> dict[str, Any]:
+        """Return what of a sample the agent itself knows."""
+        return {"calls_running": len(self._running), "replicas": self._replicas.counts()}
 
     def offer(self) -> dict[str, Any]:
         """Return all that the node offers."""
@@ -265,6 +277,7 @@ class Agent:
 
     def gateway_lost(self) -> None:
         """The link to the gateway is gone."""
+        self._reporter.lost()
         self._orphans.link_lost()
         self._look_at_nested()
 
@@ -272,11 +285,19 @@ class Agent:
         """The gateway has taken the node: tell the script."""
         self._registered_info = info
         self._restarted = False
+        self._reporter.registered(self._session)
         self._look_at_nested()
         if self.family.main.worker is not None:
             self.family.main.worker.say_registered(info)
         if self._draining and self._session is not None:
             self._session.drain("the node is stopping")
+
+    def gateway_says(self, change: dict[str, Any]) -> None:
+        """The gateway wants more or fewer replicas, or says what the node has earned."""
+        self._reporter.ledger.told(change)
+        changed = self._replicas.wish(change.get("replicas"))
+        if changed and self._session is not None and not self._ending:
+            self._session.update({"functions": [self._offer.told(name) for name in changed]})
 
     def gateway_refused(self, error: EasyRemoteError) -> None:
         """The node cannot serve: say why, once, and end."""
@@ -292,16 +313,17 @@ class Agent:
             return self._orphans.attach(stream, message)
         entry = self._offer.functions.get(message.function)
         if self._draining or entry is None:
-            return _refuse(stream, message, unknown=entry is None)
+            return refuse(stream, message, unknown=entry is None)
         if self._orphans.was_given(message):
-            return _refuse_again(stream, message)
-        pool = self.family.pool_of(entry)
+            return refuse_again(stream, message)
+        pool = self._replicas.pool_of(message.function)
         call = DispatchedCall(
             pool, self._timers, self._buffers, message, payload, stream, more, end,
             idempotent=bool(entry.get("idempotent")),
         )  # fmt: skip
         call.orphans = self._orphans
         self._running[message.call_id] = call
+        self._replicas.equip(call)
         pool.submit(call)
         return call
 
@@ -316,6 +338,8 @@ class Agent:
     def call_gone(self, call: DispatchedCall) -> None:
         """The work of a call is gone."""
         self._orphans.over(call)
+        entry = self._offer.functions.get(call.function)
+        self._reporter.gone(call, None if entry is None else entry.get("timeout_s"))
         if self._running.get(call.call_id) is call:
             del self._running[call.call_id]
         if not self._running:
@@ -401,34 +425,12 @@ class Agent:
         self._over.set()
 
 
-def _refuse_again(stream: Stream, message: Dispatch) -> StreamHandler:
-    """Refuse a call that was begun here before: whether it has run is known to nobody."""
-    reason = (
-        f"the call of {message.function} was given to this node before its gateway was lost; "
-        "whether it ran to its end is not known"
-    )
-    stream.send(Failure(int(ErrorCode.GATEWAY_LOST), reason, True, None, {}), end=True)
-    stream.release()
-    return StreamHandler()
-
-
 def _stop_signals() -> list[signal.Signals]:
     """Return the signals that stop the node; the end of the terminal, unless that is ignored."""
     stops = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         stops.append(signal.SIGHUP)
     return stops
-
-
-def _refuse(stream: Stream, message: Dispatch, *, unknown: bool) -> StreamHandler:
-    """Give a call back that did not begin; the gateway may place it elsewhere."""
-    if unknown:
-        code, reason = ErrorCode.NOT_FOUND, f"this node offers no {message.function!r}"
-    else:
-        code, reason = ErrorCode.SHUTTING_DOWN, "this node is stopping"
-    stream.send(Failure(int(code), reason, False, None, {}), end=True)
-    stream.release()
-    return StreamHandler()
 
 
 async def _dial(address: Address, pin: bytes | None) -> ByteStream:

@@ -30,8 +30,10 @@ from ..flow import Buffers
 from ..log import Log
 from ..relay import Relay
 from ..wire.errors import ErrorCode
-from ..wire.message import FLAG_STREAM, Dispatch, Failure, Kind, decode, encode
+from ..wire.message import FLAG_STREAM, Dispatch, Failure, Kind, body_seconds, decode, encode
 from .process import ExitStatus
+from .replica_plan import Devices
+from .visible import GPUS_KEY, VISIBLE_KEY, value_of
 
 if TYPE_CHECKING:
     from ..link import Link
@@ -78,6 +80,10 @@ class DispatchedCall(Relay):
         attached: It came back to its gateway after a loss.
         given_back: Its worker refused it before it began.
         killed_for: Why its worker is being killed, if it is.
+        devices: The GPUs that the gateway chose for it; None if it chose none.
+        arrived_at: When it came.
+        succeeded: Whether its body ended well; None if it did not end by itself.
+        body_s: Wall time of its body, None if nobody said.
         orphans: Where it goes when its gateway is lost.
     """
 
@@ -88,6 +94,9 @@ class DispatchedCall(Relay):
     attached = False
     given_back = False
     killed_for: tuple[ErrorCode, str] | None = None
+    devices: Devices | None = None
+    succeeded: bool | None = None
+    body_s: float | None = None
     _kill_timer: Timer | None = None
     _held_timer: Timer | None = None
     _stop_by: float | None = None
@@ -111,9 +120,10 @@ class DispatchedCall(Relay):
         self.state = CallState.HELD
         self._opened_on = up
         self._opening: tuple[bytes, bool, bool] | None = (payload, more, end)
+        self.arrived_at = trio.current_time()
         self._deadline: float | None = None
         if message.deadline_ms is not None:
-            self._deadline = trio.current_time() + message.deadline_ms / 1000
+            self._deadline = self.arrived_at + message.deadline_ms / 1000
 
     # ---- on its way to a worker ----------------------------------------------------------------
 
@@ -121,6 +131,14 @@ class DispatchedCall(Relay):
         """Wait for a worker, at most until the deadline."""
         if self._deadline is not None and self._held_timer is None:
             self._held_timer = self.timers.at(self._deadline, self._expired_held)
+
+    def see(self, devices: Devices) -> None:
+        """Tell the body which GPUs it has."""
+        assert self._opening is not None
+        payload, more, end = self._opening
+        message = decode(Dispatch, payload)
+        context = {**message.context, GPUS_KEY: list(devices), VISIBLE_KEY: value_of(devices)}
+        self._opening = encode(message._replace(context=context)), more, end
 
     def give(self, worker: WorkerProcess, link: Link) -> None:
         """Write the call to a worker's link."""
@@ -154,6 +172,8 @@ class DispatchedCall(Relay):
         """The worker says how it ended. A body that may still be running is not trusted."""
         if kind == Kind.FAILURE:
             self._look_at(decode(Failure, payload))
+        elif self.succeeded is None:
+            self.succeeded, self.body_s = True, body_seconds(payload)
         # The outcome of a stream without its items would look like a short success, and what was
         # given back is perhaps elsewhere by now.
         orphans = None if self.flags & FLAG_STREAM or self.given_back else self.orphans
@@ -166,6 +186,8 @@ class DispatchedCall(Relay):
     def _look_at(self, failure: Failure) -> None:
         """See in a failure whether the body never began, or did not end in time."""
         self.given_back = not failure.maybe_executed and failure.code in REFUSALS
+        if failure.maybe_executed and failure.code != ErrorCode.CANCELLED:
+            self.succeeded = False
         if self._stop_by is not None and self.worker is not None:
             stopped = failure.code in (ErrorCode.CANCELLED, ErrorCode.DEADLINE)
             if stopped and trio.current_time() >= self._stop_by:
@@ -313,6 +335,8 @@ class DispatchedCall(Relay):
         if self.state is CallState.SETTLED:
             return
         self.state = CallState.SETTLED
+        if may_have_run and code != ErrorCode.CANCELLED:
+            self.succeeded = False
         up, mid, seen = self.up, self.down_mid, self.outcome_seen
         orphaned = self.orphans is not None and self in self.orphans
         self.mute()

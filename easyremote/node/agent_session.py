@@ -46,6 +46,7 @@ from ..wire.errors import ErrorCode, RemoteProtocolError
 from ..wire.message import Failure, Kind, Register, Registered, Telemetry, Update, decode
 from . import outcome as outcomes
 from .spec import NodeSpec
+from .telemetry import transferred_bytes
 from .worker_link import gateway_link_settings
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ class SessionOwner(Protocol):
 
     def gateway_credit(self) -> None:
         """The gateway takes more nested calls than before."""
+
+    def gateway_says(self, change: dict[str, Any]) -> None:
+        """The gateway says what it wants of the node, or knows of it."""
 
     def gateway_refused(self, error: EasyRemoteError) -> None:
         """The node cannot serve, and no further attempt is made."""
@@ -231,6 +235,11 @@ class GatewaySession(LinkHandler):
         if self.registered and stream is not None and stream.is_open:
             stream.send(Telemetry(sample))
 
+    def transferred_bytes(self) -> int | None:
+        """Return the bytes that have passed on the link, both ways; None if that is not known."""
+        fileno = None if self.link is None else getattr(self.link.stream, "fileno", None)
+        return None if fileno is None else transferred_bytes(fileno())
+
     # ---- what the gateway says -------------------------------------------------------------------
 
     def on_welcome(self, link: Link, info: dict[str, Any]) -> None:
@@ -276,6 +285,12 @@ class GatewaySession(LinkHandler):
         )  # fmt: skip
         self._owner.gateway_registered(info)
 
+    def says(self, body: bytes | None) -> None:
+        """The gateway says something of the node; what is no map is not for this version."""
+        change = None if body is None else values.decode(body, [], allow_pickle=False)
+        if type(change) is dict:
+            self._owner.gateway_says(change)
+
     def refused(self, stream: Stream, error: EasyRemoteError) -> None:
         """The gateway refused a registration as a whole, or a change of one."""
         if stream is self._registration:
@@ -300,6 +315,8 @@ class _Registration(StreamHandler):
     def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         if kind == Kind.REGISTERED:
             self._session.taken(decode(Registered, payload).info)
+        elif kind == Kind.UPDATE:
+            self._session.says(decode(Update, payload).info)
         elif kind == Kind.FAILURE:
             code, reason, _, retry_after_s, detail = decode(Failure, payload)
             error = from_wire(code, reason, retry_after_s=retry_after_s, detail=detail)

@@ -23,7 +23,7 @@ from .. import seam, values
 from ..errors import SerializationError
 from ..wire.errors import ErrorCode
 from ..wire.message import CODEC_PICKLE
-from . import forked, inputs
+from . import forked, inputs, visible
 from . import outcome as outcomes
 from .context import current_task
 from .outcome import Outcome
@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 def run_in_seat(seat: Seat, task: Task) -> Outcome:
     """Run the body of a sync function on the thread of `seat`. Never raises."""
     try:
-        return _run_in_seat(seat, task)
+        value = task.call.context.get(visible.VISIBLE_KEY)
+        if value is None:
+            return _run_in_seat(seat, task)
+        with visible.during(value):
+            return _run_in_seat(seat, task)
     except BaseException as error:  # noqa: BLE001 - the task boundary: encoding runs user code, too
         return unencodable(error)
 
@@ -191,6 +195,11 @@ async def run_async(task: Task) -> Outcome:
     What stops the body (`CancelledError`, `trio.Cancelled`) passes through to the loop, which
     knows what it means.
     """
+    with visible.during(task.call.context.get(visible.VISIBLE_KEY)):
+        return await _run_async(task)
+
+
+async def _run_async(task: Task) -> Outcome:
     begun_at, pid = time.perf_counter(), forked.current_pid()
     error: BaseException | None = None
     try:

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EasyRemoteError
+from .visible import GPUS_KEY
 
 if TYPE_CHECKING:
     from .task import Task
@@ -77,8 +78,12 @@ class CallContext:
 
     @property
     def gpu_ids(self) -> tuple[int, ...]:
-        """GPUs that are reserved for this call; none are reserved by this version."""
-        return ()
+        """The GPUs that this call may use, by their indexes among those that the node sees.
+
+        `CUDA_VISIBLE_DEVICES` says the same, so to CUDA they are the devices 0, 1 and so on.
+        """
+        gpus = self._task.call.context.get(GPUS_KEY)
+        return tuple(one for one in gpus if type(one) is int) if type(gpus) is list else ()
 
     def cancelled(self) -> bool:
         """Whether the call should stop: it was cancelled, or its deadline has passed.

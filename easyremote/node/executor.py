@@ -64,6 +64,7 @@ class Executor:
     def __init__(
         self, *, io: IoThread, table: FunctionTable, timers: Timers, node_id: str,
         accept_code: AcceptCode, main_group: str, main_slots: int, object_bytes_max: int,
+        serves_one: bool = False,
     ) -> None:  # fmt: skip
         self.node_id = node_id
         self.object_bytes_max = object_bytes_max
@@ -75,6 +76,8 @@ class Executor:
         self._table = table
         self._timers = timers
         self._accept_code = accept_code
+        self._serves_one = serves_one
+        """It is a replica: whatever sync call comes is of its one function."""
         self._groups: dict[tuple[str, bool, int], SlotGroup | AsyncGroup] = {}
         self._loops: dict[str, Loop] = {}
         self._tasks: set[Task] = set()
@@ -169,7 +172,7 @@ class Executor:
     def _group(self, function: Function) -> SlotGroup | AsyncGroup:
         """Return the group of a function, made when its first call comes."""
         is_async = function.shape.is_async
-        if not is_async and function.group == self.main_group.name:
+        if not is_async and (self._serves_one or function.group == self.main_group.name):
             return self.main_group
         # A function that is replaced may get other slots; running calls keep their old group.
         key = function.group, is_async, function.slots

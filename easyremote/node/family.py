@@ -22,10 +22,12 @@ from . import leash, memory
 from .agent_calls import DispatchedCall
 from .pools import MainPool, Pool, ReplicaPool
 from .process import Child, Process, end_process, has_terminal, kill_descendants, reap
+from .replica_plan import Devices, ReplicaPlan
 from .rerun_plan import RerunPlan
 from .restart import RestartIntensity, Restarts
 from .spec import NodeSpec
 from .starter import start_script
+from .visible import environment_for
 from .workers import WorkerEnd, WorkerOwner, WorkerProcess, WorkerState
 
 _log = Log("node")
@@ -197,8 +199,8 @@ class Family:
         self.main.fail_held(ErrorCode.WORKER_DIED, f"{reason}; the call did not begin")
         self._owner.script_ended(EXIT_FAILED, reason)
 
-    def _run_script(self, group: str | None) -> WorkerProcess:
-        """Run the script again, as a worker of `group`.
+    def _run_script(self, group: str | None, devices: Devices = ()) -> WorkerProcess:
+        """Run the script again, as a worker of `group`, pinned to devices if there are any.
 
         Raises:
             OSError: It cannot be started.
@@ -208,40 +210,72 @@ class Family:
         started = start_script(
             self._plan, node_id=self.spec.node_id, serve=self.serve, group=group,
             label=leash.label(self.leash, self._number) if self.leash else "",
+            more_env=environment_for(devices),
         )  # fmt: skip
-        return WorkerProcess(self._owner, *started, group=group, number=self._number)
+        return WorkerProcess(
+            self._owner, *started, group=group, number=self._number, devices=devices
+        )
 
     # ---- replicas --------------------------------------------------------------------------------
 
-    def pool_of(self, entry: dict[str, Any]) -> Pool:
-        """Return where calls of a function go."""
-        if entry.get("isolation") != "process":
-            return self.main
-        if self._plan is None or self.obstacle:
-            if not self._said_no_replicas:
+    @property
+    def replicable(self) -> bool:
+        """Whether the script can be run as a replica."""
+        return self._plan is not None and not self.obstacle
+
+    def pool_of(self, entry: dict[str, Any], plan: ReplicaPlan | None) -> Pool:
+        """Return where calls of a function go.
+
+        Args:
+            entry: What the script says of it.
+            plan: How it runs in replicas, None if it does not.
+        """
+        if plan is None:
+            if entry.get("isolation") == "process" and not self._said_no_replicas:
                 self._said_no_replicas = True
                 _log.warning(
                     "isolated functions run in the script's own process: it cannot be run again",
                     reason=self.obstacle,
                 )  # fmt: skip
             return self.main
-        group, slots = str(entry["group"]), int(entry["slots"])
-        pool = self._replicas.get(group)
+        return self.replica_pool(entry, plan)
+
+    def replica_pool(self, entry: dict[str, Any], plan: ReplicaPlan) -> ReplicaPool:
+        """Return the pool of a function that runs in replicas, as it is declared now."""
+        pool = self._replicas.get(plan.group)
         if pool is None:
-            pool = self._replicas[group] = ReplicaPool(
-                entry["name"], group, slots, self._owner.call_gone, self._start_replica
-            )
-            self._replica_restarts[group] = Restarts(self._intensity)
-        pool.slots = slots
-        pool.memory_bytes_max = memory.limit_of(entry.get("requirements"))
+            pool = self._replicas[plan.group] = ReplicaPool(
+                entry["name"], plan.group, plan.slots, self._owner.call_gone,
+                self._start_replica, self._end_replica,
+            )  # fmt: skip
+            pool.kept = plan.least
+            self._replica_restarts[plan.group] = Restarts(self._intensity)
+        pool.sets = plan.devices
+        pool.kept = min(max(pool.kept, plan.least), plan.slots)
+        pool.slots = max(1, pool.kept) if plan.scaled else plan.slots
+        if entry.get("isolation") == "process":
+            pool.memory_bytes_max = memory.limit_of(entry.get("requirements"))
         return pool
 
-    def _start_replica(self, pool: ReplicaPool) -> None:
-        """Start one more replica of the script for an isolated function."""
+    def replica_pools(self) -> list[ReplicaPool]:
+        """Return the pools of all functions that run, or ran, in replicas."""
+        return list(self._replicas.values())
+
+    def replicas(self) -> dict[str, int]:
+        """Return how many replicas serve each function that has some."""
+        return {pool.function: pool.alive for pool in self._replicas.values() if pool.alive}
+
+    def _end_replica(self, worker: WorkerProcess) -> None:
+        """End a replica that has no call."""
+        worker.retire()
+        self._owner.start_task(worker.end, REPLICA_END_S)
+
+    def _start_replica(self, pool: ReplicaPool, devices: Devices) -> None:
+        """Start one more replica of the script for a function."""
         if self._ending:
             return
         try:
-            worker = self._run_script(pool.group)
+            worker = self._run_script(pool.group, devices)
         except OSError as error:
             pool.fail_held(ErrorCode.WORKER_DIED, f"no process can be started: {error}")
             return
@@ -260,13 +294,16 @@ class Family:
         pool.worker_gone(worker)
         if self._ending:
             return
-        if not end.was_ready:
+        if not end.was_ready or (pool.kept and not end.told):
             _log.error(
-                "a replica of the script died before it could serve", function=pool.function,
-                how=end.why,
+                "a replica of the script died before it could serve"
+                if not end.was_ready
+                else "a replica of the script died",
+                function=pool.function, how=end.why,
             )  # fmt: skip
             pause_s = self._replica_restarts[pool.group].next_pause_s(trio.current_time())
             if pause_s is None:
+                pool.kept = 0
                 pool.fail_held(
                     ErrorCode.WORKER_DIED,
                     f"the processes for {pool.function} do not start: the script {end.why}",

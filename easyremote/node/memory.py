@@ -84,14 +84,15 @@ def used_bytes(pid: int, limit_bytes: int) -> int:
         return _used_without_proc(pid)
     pids = [pid]
     for known in pids:  # It grows while it is walked.
-        pids += _children(known)
-    sizes = [_resident_bytes(one) for one in pids]
+        pids += children_of(known)
+    sizes = [resident_bytes(one) for one in pids]
     if sum(sizes) <= limit_bytes or len(pids) == 1:
         return sum(sizes)
     return sum(map(_own_bytes, pids, sizes))
 
 
-def _resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of one process, what it shares included; 0 if it is gone."""
     try:
         text = _PROC.joinpath(str(pid), "statm").read_text(encoding="ascii")
     except OSError:
@@ -99,17 +100,18 @@ def _resident_bytes(pid: int) -> int:
     return int(text.split()[1]) * _PAGE_BYTES
 
 
-def _own_bytes(pid: int, resident_bytes: int) -> int:
+def _own_bytes(pid: int, resident: int) -> int:
     """Return a process's share of its resident memory: a page of two processes counts half."""
     with contextlib.suppress(OSError):
         text = _PROC.joinpath(str(pid), "smaps_rollup").read_text(encoding="ascii")
         found = re.search(r"^Pss:\s*([0-9]+) kB$", text, re.MULTILINE)
         if found is not None:
             return int(found[1]) * _KIB
-    return resident_bytes
+    return resident
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
+    """Return the processes that one process started and that have not ended."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in _PROC.joinpath(str(pid), "task").iterdir():

@@ -24,12 +24,15 @@ import re
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import fields
 from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, overload
 
 from .. import config, rerun
 from ..errors import EasyRemoteError
 from ..log import Log
+from ..metrics import ComputeNodeMetrics
 from . import options as register_options
+from .asking import METRICS_QUERY, ask
 from .register import FunctionTable, build, declared_capabilities
 from .serving import (
     READY_WAIT_S,
@@ -312,6 +315,19 @@ class ComputeNode:
             raise TimeoutError(
                 f"{worker.in_flight} calls still run on node {self.node_id} after {timeout:g} s"
             )
+
+    def metrics(self) -> ComputeNodeMetrics:
+        """Return what this node has measured of its machine and its calls, as of now.
+
+        The numbers are those of the whole node: of the script and all of its replicas, whichever of
+        them asks.
+
+        Raises:
+            EasyRemoteError: The node does not serve, or its agent does not answer.
+        """
+        plain = ask(self._serving_worker(), METRICS_QUERY)
+        known = {one.name for one in fields(ComputeNodeMetrics)}
+        return ComputeNodeMetrics(**{name: plain[name] for name in known & plain.keys()})
 
     def _serving_worker(self) -> Worker:
         worker = self._worker

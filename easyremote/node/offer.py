@@ -6,17 +6,20 @@ what it says is checked for its shape before it is taken over.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from .. import values
 from ..errors import SerializationError
 from ..handlers import StreamHandler
+from ..scheduler.model import Device
 from ..stream import Stream
 from ..wire.errors import CodecError, ErrorCode, RemoteProtocolError
 from ..wire.message import Kind, Register, Update, decode
 from . import probe
+from .replica_plan import ReplicaPlan, devices_of, plan_of, rewritten
 from .spec import NodeSpec
+from .telemetry import usable_threads
 
 OFFER_BYTES_MAX = 64 * 1024 * 1024
 """Largest description of a node that is taken from a worker."""
@@ -26,20 +29,34 @@ class NodeOffer:
     """The functions and capabilities of a node.
 
     Attributes:
-        functions: Descriptions of the functions by name.
+        functions: Descriptions of the functions by name, as the script says them.
+        plans: How those run that run in replicas, by name.
+        devices: The GPUs that calls may have.
+        slots: Calls at once of functions whose replicas are scaled, by name.
     """
 
     def __init__(self) -> None:
         self.functions: dict[str, dict[str, Any]] = {}
+        self.plans: dict[str, ReplicaPlan] = {}
+        self.devices: tuple[Device, ...] = ()
+        self.slots: dict[str, int] = {}
         self._declared: dict[str, Any] = {}
         self._detected: dict[str, Any] = {}
         self._facts: dict[str, Any] = {}
+        self._gpus_allowed: Collection[int] | None = None
+        self._replicable = False
         self._paused = False
         self._draining = False
 
     def know(self, detected: dict[str, Any], facts: dict[str, Any]) -> None:
         """Take over what was found out about this machine."""
         self._detected, self._facts = detected, facts
+        self._derive()
+
+    def bound(self, limits: Mapping[str, Any], *, replicable: bool) -> None:
+        """Take over what the owner allows, and whether the script can be run as a replica."""
+        self._gpus_allowed = limits.get("gpus")
+        self._replicable = replicable
 
     def take(self, offer: dict[str, Any], *, whole: bool) -> None:
         """Take over what the script says.
@@ -60,6 +77,32 @@ class NodeOffer:
             self._declared = offer["capabilities"]
         self._paused = bool(offer.get("paused", self._paused))
         self._draining = bool(offer.get("draining", self._draining))
+        self._derive()
+
+    @property
+    def _capabilities(self) -> dict[str, Any]:
+        """What this machine has, as far as calls may use it."""
+        allowed = self._gpus_allowed
+        return self._detected if allowed is None else probe.with_gpus(self._detected, allowed)
+
+    def _derive(self) -> None:
+        """Decide anew which functions run in replicas."""
+        self.devices = devices_of(self._capabilities, self._declared)
+        threads = usable_threads()
+        plans = {
+            name: plan_of(entry, self.devices, threads) if self._replicable else None
+            for name, entry in self.functions.items()
+        }
+        self.plans = {name: plan for name, plan in plans.items() if plan is not None}
+        self.slots = {name: n for name, n in self.slots.items() if name in self.plans}
+
+    def told(self, name: str) -> dict[str, Any]:
+        """Return what the gateway is told of one function."""
+        entry, plan = self.functions[name], self.plans.get(name)
+        if plan is None:
+            return entry
+        slots = max(1, self.slots.get(name, plan.least)) if plan.scaled else plan.slots
+        return rewritten(entry, plan, slots)
 
     def to_plain(self, spec: NodeSpec, removed: list[str] | None = None) -> dict[str, Any]:
         """Return the offer as it is said to the gateway.
@@ -70,9 +113,9 @@ class NodeOffer:
         """
         accept = spec.accept_code
         return {
-            "functions": list(self.functions.values()),
+            "functions": [self.told(name) for name in self.functions],
             "removed": removed or [],
-            "capabilities": probe.merge(self._detected, self._declared),
+            "capabilities": probe.merge(self._capabilities, self._declared),
             "max_concurrency": spec.max_concurrency,
             "accept_code": accept if isinstance(accept, bool | str) else list(accept),
             "paused": self._paused,

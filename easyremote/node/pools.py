@@ -1,9 +1,9 @@
 """Where the calls of a slot group run: in the worker that serves everything, or in replicas.
 
 Theory. Most calls go to one worker, the user's script, which sorts out slots and threads by
-itself; the pool only holds them while that worker is being started again. A function with
-`isolation="process"` has a pool of replicas: second runs of the script, each with one call at a
-time, so that any of them can be killed without hurting another call. Replicas are started when
+itself; the pool only holds them while that worker is being started again. Some functions
+(`replica_plan` says which) have a pool of replicas: second runs of the script, each with one call
+at a time, so that any of them can be killed without hurting another call. Replicas are started when
 calls come that need them, stay for the next ones, and are replaced when they are killed.
 
 Rules of this file. 1) A call is in one place: a pool's queue, or one worker. 2) How many calls
@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..wire.errors import ErrorCode
+from .replica_plan import Devices
 from .workers import WorkerProcess, WorkerState
 
 if TYPE_CHECKING:
@@ -155,12 +156,18 @@ class MainPool(Pool):
 
 
 class ReplicaPool(Pool):
-    """The calls of one isolated function.
+    """The calls of one function that runs in replicas.
+
+    A call goes to an idle replica with the right devices. If there is none, one is started, within
+    the slots; an idle one that is pinned elsewhere makes room for it. Where the number of replicas
+    is decided from outside (`scaling=`), so many are kept, and idle ones beyond that are ended.
 
     Attributes:
         function: Its name.
         group: Its slot group.
         slots: Calls at once, and so replicas at most.
+        sets: Sets of devices to pin replicas to; empty if they are not pinned.
+        kept: Replicas that are kept although no call waits.
         memory_bytes_max: Memory that one of them may use, None for any.
         workers: Replicas that are alive, starting ones included.
     """
@@ -168,32 +175,100 @@ class ReplicaPool(Pool):
     isolated = True
 
     def __init__(
-        self, function: str, group: str, slots: int,
-        on_gone: Callable[[DispatchedCall], None], start: Callable[[ReplicaPool], None],
+        self, function: str, group: str, slots: int, on_gone: Callable[[DispatchedCall], None],
+        start: Callable[[ReplicaPool, Devices], None], end: Callable[[WorkerProcess], None],
     ) -> None:  # fmt: skip
+        """Begin without replicas.
+
+        Args:
+            function: The name of the function.
+            group: Its slot group.
+            slots: Replicas at most.
+            on_gone: Told about a call that is no longer anywhere.
+            start: Starts a replica, pinned to devices if any are given.
+            end: Ends one that has no call.
+        """
         super().__init__(on_gone)
         self.function = function
         self.group = group
         self.slots = slots
+        self.sets: tuple[Devices, ...] = ()
+        self.kept = 0
         self.memory_bytes_max: int | None = None
         self.workers: list[WorkerProcess] = []
         self._idle: list[WorkerProcess] = []
         self._start = start
+        self._end = end
+
+    def submit(self, call: DispatchedCall) -> None:
+        """Give a call to a replica, or hold it. One that waits for other devices is in no way."""
+        if not self._give(call):
+            call.hold()
+            self._queue.append(call)
+            self.wanted()
+
+    def pump(self) -> None:
+        """Give what waits to the replicas that have room for it."""
+        for call in list(self._queue):
+            if not self._idle:
+                return
+            if call in self._queue and self._give(call):
+                self._queue.remove(call)
 
     def _give(self, call: DispatchedCall) -> bool:
+        devices = call.devices if self.sets else None
         for worker in self._idle:
             link = worker.link
+            if devices is not None and worker.devices != devices:
+                continue
             if worker.ready and link is not None and link.streams_available > 0:
                 self._idle.remove(worker)
+                if self.sets:
+                    call.see(worker.devices)
                 call.give(worker, link)
                 return True
         return False
 
     def wanted(self) -> None:
-        """Ask for as many replicas as there are calls for, within the slots."""
-        starting = sum(worker.state is WorkerState.STARTING for worker in self.workers)
-        for _ in range(min(self.slots - len(self.workers), len(self._queue) - starting)):
-            self._start(self)
+        """Ask for as many replicas as there are calls for, and as are kept, within the slots."""
+        starting = [w.devices for w in self.workers if w.state is WorkerState.STARTING]
+        leaving = sum(worker.state is WorkerState.ENDING for worker in self.workers)
+        for call in list(self._queue):
+            devices = call.devices if self.sets else None
+            coming = next((one for one in starting if devices in (None, one)), None)
+            if coming is not None:
+                starting.remove(coming)
+            elif len(self.workers) < self.slots:
+                self._start(self, devices or self._next_set())
+            elif leaving:
+                leaving -= 1
+            elif self.sets and self._idle:  # It has other devices: make room.
+                self._end(self._idle.pop(0))
+            else:
+                break
+        for _ in range(min(self.kept, self.slots) - len(self.workers)):
+            self._start(self, self._next_set())
+
+    def _next_set(self) -> Devices:
+        """Return the devices that the fewest replicas are pinned to."""
+        pinned = [worker.devices for worker in self.workers]
+        return min(self.sets, key=pinned.count, default=())
+
+    def keep(self, count: int, slots: int) -> None:
+        """Keep so many replicas from now on: start what lacks, end what is idle beyond that."""
+        self.kept, self.slots = count, slots
+        self.shrink()
+        self.wanted()
+
+    def shrink(self) -> None:
+        """End idle replicas beyond those that are kept; those that were idle longest first."""
+        while self._idle and self.alive > self.kept:
+            self._end(self._idle.pop(0))  # It is ENDING from now on.
+
+    @property
+    def alive(self) -> int:
+        """Replicas that serve or will soon."""
+        return sum(worker.state is not WorkerState.ENDING for worker in self.workers)
 
     def worker_ready(self, worker: WorkerProcess) -> None:
         """A replica takes its first call."""
@@ -201,10 +276,14 @@ class ReplicaPool(Pool):
         self.pump()
 
     def worker_freed(self, worker: WorkerProcess) -> None:
-        """The call of a replica is gone: it takes the next one."""
+        """The call of a replica is gone: it takes the next one, unless it is one too many."""
         if worker.ready and worker not in self._idle:
             self._idle.append(worker)
             self.pump()
+            if self._queue:
+                self.wanted()
+            if self.alive > self.slots:
+                self.shrink()
 
     def worker_gone(self, worker: WorkerProcess) -> None:
         """A replica is dead."""

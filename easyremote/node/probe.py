@@ -1,27 +1,29 @@
-"""What this machine is, and how busy: detected capabilities and samples.
+"""What this machine is: detected capabilities, and what its owner declares laid over them.
 
 Theory. A node that declares nothing still advertises what it has: cores, memory, GPUs. What its
 owner declares counts more, because an owner may front hardware that this machine cannot see; a
 declaration beyond what was detected is kept and flagged.
 
-Rules of this file. 1) A missing GPU, driver or library is normal and never an error. 2) Nothing
-here waits: CPU use is counted since the last sample. 3) Detected values are plain data under the
-same keys that owners use.
+Rules of this file. 1) A missing GPU, driver or library is normal and never an error. 2) Detected
+values are plain data under the same keys that owners use.
 
-Source. features.md N4 and N8.
+Source. features.md N4.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from ..scheduler.model import DECLARED_SLACK
+from ..scheduler.units import quantity
+from .nvml import Nvml
+from .telemetry import usable_threads
+
 GIB = 1024**3
-GPUS_MAX = 64
 
 
 def detect() -> dict[str, Any]:
@@ -36,52 +38,47 @@ def detect() -> dict[str, Any]:
         },
         "memory": {"total": _gib(psutil.virtual_memory().total)},
     }
-    gpus = detect_gpus()
-    if gpus:
-        found["gpu"] = {
-            "model": gpus[0]["model"],
-            "memory": gpus[0]["memory"],
-            "count": len(gpus),
-            "devices": gpus,
-        }
-    return found
-
-
-def usable_threads() -> int:
-    """Return how many hardware threads this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return {**found, **_described(detect_gpus())}
 
 
 def detect_gpus() -> list[dict[str, Any]]:
-    """Return the GPUs that NVML knows; none if there is no NVML."""
-    try:
-        import pynvml
-    except ImportError:
+    """Return the GPUs that this node may use; none if there is no NVML."""
+    nvml = Nvml.open()
+    if nvml is None:
         return []
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        return list(_gpus(pynvml))
-    except pynvml.NVMLError:
-        return []
+        return [
+            {
+                "index": gpu.index,
+                "model": gpu.model,
+                "memory": _gib(gpu.memory_total_bytes),
+                "memory_bytes": gpu.memory_total_bytes,
+            }
+            for gpu in nvml.gpus
+        ]
     finally:
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
+        nvml.close()
 
 
-def _gpus(pynvml: Any) -> Iterator[dict[str, Any]]:
-    for index in range(min(pynvml.nvmlDeviceGetCount(), GPUS_MAX)):
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        name = pynvml.nvmlDeviceGetName(handle)
-        yield {
-            "index": index,
-            "model": name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name),
-            "memory": _gib(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+def with_gpus(detected: Mapping[str, Any], indexes: Collection[int]) -> dict[str, Any]:
+    """Return what was detected, less the GPUs that the node's owner does not let it use."""
+    found = dict(detected)
+    devices = found.pop("gpu", {}).get("devices", ())
+    gpus = [one for one in devices if one["index"] in indexes]
+    return {**found, **_described(gpus)}
+
+
+def _described(gpus: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return GPUs as owners declare them."""
+    if not gpus:
+        return {}
+    first = gpus[0]
+    return {
+        "gpu": {
+            "model": first["model"], "memory": first["memory"], "count": len(gpus),
+            "devices": gpus,
         }
+    }  # fmt: skip
 
 
 def _gib(size_bytes: int) -> str:
@@ -133,49 +130,8 @@ def _merge(
             merged[key] = _merge(below, value, f"{where}.", exceeding)
             continue
         merged[key] = value
-        size, limit = _number(value), _number(known)
-        if size is not None and limit is not None and size > limit * 1.01:
+        size, limit = quantity(value), quantity(known)
+        slack = DECLARED_SLACK if isinstance(value, str) else 1.0
+        if size is not None and limit is not None and size > limit * slack:
             exceeding.append(where)
     return merged
-
-
-_UNITS = {
-    "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-    "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4,
-}  # fmt: skip
-
-
-def _number(value: Any) -> float | None:
-    """Return a number, or a size such as `24GB`, as a number; None if it is neither."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int | float):
-        return float(value)
-    if not isinstance(value, str):
-        return None
-    text = value.strip().lower()
-    digits = text.rstrip("bikmgt ")
-    unit = _UNITS.get(text[len(digits) :].strip())
-    try:
-        return None if unit is None else float(digits) * unit
-    except ValueError:
-        return None
-
-
-class Sampler:
-    """Takes samples of how busy this machine is."""
-
-    def __init__(self) -> None:
-        import psutil
-
-        self._psutil = psutil
-        psutil.cpu_percent(interval=None)  # The first call only remembers the counters.
-
-    def sample(self) -> dict[str, Any]:
-        """Return one sample; costs a few reads of `/proc`."""
-        memory = self._psutil.virtual_memory()
-        return {
-            "cpu_percent": float(self._psutil.cpu_percent(interval=None)),
-            "memory_percent": float(memory.percent),
-            "memory_available_bytes": int(memory.available),
-        }

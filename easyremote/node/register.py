@@ -101,6 +101,7 @@ def _entry(
         "stream": shape.stream,
         "is_async": shape.is_async,
         "isolation": options.isolation,
+        "max_concurrency": options.max_concurrency,
         "timeout_s": options.timeout,
         "idempotent": options.idempotent,
         "auth_required": options.auth_required,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from .. import rerun
@@ -28,7 +29,7 @@ class StartedScript(NamedTuple):
 
 def start_script(
     plan: RerunPlan, *, node_id: str | None = None, serve: int = 1, group: str | None = None,
-    first_run: bool = False, label: str = "",
+    first_run: bool = False, label: str = "", more_env: Mapping[str, str] | None = None,
 ) -> StartedScript:  # fmt: skip
     """Run the script.
 
@@ -39,6 +40,7 @@ def start_script(
         group: The slot group of a replica, None for the worker that serves everything.
         first_run: It is an ordinary first run, which uses the agent that started it.
         label: What everything that it starts is known by.
+        more_env: What its environment has beside that of the first run.
 
     Raises:
         OSError: It cannot be started.
@@ -48,7 +50,7 @@ def start_script(
     fds = (theirs.fileno(), their_line.fileno())
     marker = Marker(*fds, os.getpid(), node_id, serve, group)
     variable = ADOPT_VARIABLE if first_run else rerun.WORKER_VARIABLE
-    env = {**plan.env, variable: marker.encode()}
+    env = {**plan.env, **(more_env or {}), variable: marker.encode()}
     if label:
         env[LABEL_VARIABLE] = label
     try:

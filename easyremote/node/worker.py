@@ -140,7 +140,7 @@ class Worker(LinkHandler):
             accept_code=spec.accept_code,
             main_group=MAIN_GROUP if group is None else group,
             main_slots=(spec.max_concurrency or 1) if is_main else 1,
-            object_bytes_max=values.object_bytes_max(),
+            object_bytes_max=values.object_bytes_max(), serves_one=not is_main,
         )  # fmt: skip
         self._executor.on_idle = self._idle.set
         self._executor.on_stuck = self._on_stuck
@@ -185,6 +185,11 @@ class Worker(LinkHandler):
     def wait_ended(self, timeout_s: float | None) -> bool:
         """Wait until the link has ended."""
         return self._ended.wait(timeout_s)
+
+    @property
+    def link(self) -> Link | None:
+        """The link to the agent, None before there is one."""
+        return self._link
 
     @property
     def ended(self) -> bool:

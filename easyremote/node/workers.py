@@ -39,6 +39,7 @@ from ..wire.message import Failure, Kind, Registered
 from .agent_config import Announcement, receive_announcement
 from .offer import OfferReader
 from .process import UNKNOWN_END, Child, ExitStatus, Process, end_process
+from .replica_plan import Devices
 from .signal_line import SAY_DRAIN, SAY_END, STOP_SIGNALS
 from .worker_link import worker_link_settings
 
@@ -107,6 +108,8 @@ class WorkerEnd(NamedTuple):
     """None: the process lives on."""
     why: str
     """The end as people say it."""
+    told: bool = False
+    """It was told to end, or killed, by us."""
 
 
 class WorkerOwner(Protocol):
@@ -129,6 +132,12 @@ class WorkerOwner(Protocol):
         """A function that runs there calls another one."""
         ...
 
+    def worker_asks(
+        self, worker: WorkerProcess, stream: Stream, kind: int, payload: bytes
+    ) -> StreamHandler:
+        """It opened a stream for something else than a call."""
+        ...
+
     def worker_credit(self, worker: WorkerProcess) -> None:
         """It takes more calls than before."""
 
@@ -145,6 +154,7 @@ class WorkerProcess(LinkHandler):
     Attributes:
         group: The slot group of a replica; None of the worker that serves everything.
         number: Which worker of the node it is; 0 is the first.
+        devices: Indexes of the GPUs that it is pinned to; empty if it is not.
         link: Its link, None before it announced itself.
         calls: The calls that were written to it and are not gone, by call id.
         orphans: Calls of a lost link that wait for the exit status.
@@ -153,7 +163,7 @@ class WorkerProcess(LinkHandler):
     def __init__(
         self, owner: WorkerOwner, process: Process, sock: socket.socket,
         signal_line: socket.socket, *, group: str | None = None, announces: bool = True,
-        number: int = 0,
+        number: int = 0, devices: Devices = (),
     ) -> None:  # fmt: skip
         """Take over a process and our end of its socket; `run` begins.
 
@@ -165,8 +175,10 @@ class WorkerProcess(LinkHandler):
             group: The group of a replica.
             announces: It was started by us, so it says first which node it serves.
             number: Which worker of the node it is, for its label; 0 is the first.
+            devices: The GPUs that it is pinned to.
         """
         self.group = group
+        self.devices = devices
         self.number = number
         self.process = process
         self.link: Link | None = None
@@ -317,7 +329,8 @@ class WorkerProcess(LinkHandler):
             why = status[0].describe()
         else:
             why = f"cut its link: {self._broken}"
-        return WorkerEnd(self._goodbye, self._was_ready, status[0] if status else None, why)
+        told = self.state is WorkerState.ENDING
+        return WorkerEnd(self._goodbye, self._was_ready, status[0] if status else None, why, told)
 
     def _settle_orphans(self, end: WorkerEnd) -> None:
         """Tell the callers of what ran there how the process ended."""
@@ -357,6 +370,10 @@ class WorkerProcess(LinkHandler):
         await self._to_replace.wait()
         await trio.sleep(HAND_BACK_S)
         self.kill(self._replaced)
+
+    def retire(self) -> None:
+        """Give it nothing more: it is about to be ended."""
+        self._step(WorkerInput.TOLD)
 
     async def end(self, grace_s: float) -> None:
         """Say goodbye and see the process to its end, if it is a child of ours."""
@@ -402,15 +419,7 @@ class WorkerProcess(LinkHandler):
             return OfferReader(self.offered, stream, payload, more)
         if kind == Kind.CALL:
             return self._owner.worker_calls(self, stream, payload, more, end)
-        failure = Failure(
-            int(ErrorCode.FORBIDDEN),
-            "questions to the gateway are not answered on the link of a worker; inside a "
-            "function, use a client of your own: easyremote.Client(...)",
-            False, None, {},
-        )  # fmt: skip
-        stream.send(failure, end=True)
-        stream.release()
-        return StreamHandler()
+        return self._owner.worker_asks(self, stream, kind, payload)
 
     def on_stream_credit(self, link: Link) -> None:
         """The worker takes more calls."""

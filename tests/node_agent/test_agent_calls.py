@@ -121,7 +121,9 @@ class Rig:
         self.callees: list[Party] = []
         self.pool: Any
         if isolated:
-            self.pool = ReplicaPool("f", "fn:f", 1, self.gone.append, lambda _: None)
+            self.pool = ReplicaPool(
+                "f", "fn:f", 1, self.gone.append, lambda _pool, _devices: None, lambda _worker: None
+            )
         else:
             self.pool = MainPool(self.gone.append)
 

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from easyremote.errors import EasyRemoteError
-from easyremote.node import probe, rerun_plan, workers
+from easyremote.node import probe, rerun_plan, telemetry, workers
 from easyremote.node.agent_config import AgentConfig, Announcement, receive_announcement
 from easyremote.node.offer import NodeOffer
 from easyremote.node.rerun_plan import Marker, RerunPlan
@@ -322,6 +322,6 @@ def test_this_machine_is_described_without_gpu_libraries(monkeypatch: pytest.Mon
     assert found["cpu"]["cores"] >= 1
     assert found["memory"]["total"].endswith("GiB")
     assert "gpu" not in found
-    sample = probe.Sampler().sample()
+    sample = telemetry.Sampler().sample()
     assert sample["memory_available_bytes"] > 0
     assert 0.0 <= sample["cpu_percent"] <= 100.0

@@ -67,6 +67,11 @@ class Owner:
     ) -> StreamHandler:
         raise NotImplementedError
 
+    def worker_asks(
+        self, worker: WorkerProcess, stream: Stream, kind: int, payload: bytes
+    ) -> StreamHandler:
+        raise NotImplementedError
+
     def worker_credit(self, worker: WorkerProcess) -> None:
         raise NotImplementedError
 

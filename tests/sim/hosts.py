@@ -249,7 +249,7 @@ class NodeHost(Host):
     async def _dial(self, address: Address, pin: bytes | None) -> End:
         return await self.world.network.dial(self.name, address, self.world.scenario.dial_s)
 
-    def _start_script(self, group: str | None) -> WorkerProcess:
+    def _start_script(self, group: str | None, devices: tuple[int, ...] = ()) -> WorkerProcess:
         assert self.nursery is not None and self.agent is not None
         ours, theirs = memory_stream_pair(LOOP_CAPACITY_BYTES, peers=("worker", "agent"))
         process = SimProcess(self.world.next_pid())

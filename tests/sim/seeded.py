@@ -31,7 +31,7 @@ from easyremote.client.offload import offload, perform
 from easyremote.client.query import OutgoingQuery
 from easyremote.gateway.session import Session as GatewaySession
 from easyremote.gateway.state import GatewayState
-from easyremote.node import probe
+from easyremote.node import telemetry
 from easyremote.node.task import Task
 
 WALL_EPOCH_S = 1_800_000_000.0
@@ -43,8 +43,11 @@ Replacement = tuple[Any, str, Any]
 class IdleSampler:
     """Telemetry of a machine that does nothing else: the real one would differ from run to run."""
 
-    def sample(self) -> dict[str, Any]:
-        """Return what `probe.Sampler` would."""
+    def __init__(self, roots: object = ()) -> None:
+        """Need nothing."""
+
+    async def take(self) -> dict[str, Any]:
+        """Return what `telemetry.Sampling` would, but at once."""
         return {"cpu_percent": 1.0, "memory_percent": 10.0}
 
 
@@ -102,7 +105,7 @@ def _replacements(rng: random.Random) -> list[Replacement]:
         (random, "_urandom", rng.randbytes),
         (random, "Random", Seeded),
         (offload, "run", _inline),
-        (probe, "Sampler", IdleSampler),
+        (telemetry, "Sampling", IdleSampler),
         (GatewayState, "_write_owner_profile", _no_profile),
         *((kind, "__hash__", in_order) for kind in (OutgoingCall, OutgoingQuery)),
         *((kind, "__hash__", in_order) for kind in (GatewaySession, Task)),

@@ -93,3 +93,24 @@ def test_every_code_has_a_meaning() -> None:
     """The closed list of error kinds is complete, numbered without gaps, and never reused."""
     assert set(CODES) == set(ErrorCode)
     assert [int(code) for code in ErrorCode] == list(range(len(ErrorCode)))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 0.1, 3600.25])
+def test_time_of_a_body_is_read_without_decoding(seconds: float) -> None:
+    """A relay can look at the time of any result, inline or with segments, as it was written."""
+    for result in (ms.Result(0, seconds, b"x", []), ms.Result(1, seconds, None, [7])):
+        assert ms.body_seconds(ms.encode(result)) == seconds
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"", b"\x84\x00\xfb", ms.encode(ms.Failure(1, "a reason that is long", True, None, {})),
+        b"\xa4\x00\xfb" + bytes(9), b"\x84\x18\xfb" + bytes(9), b"\x84\x00\xfa" + bytes(9),
+        b"\x84\x00\xfb\x7f\xf8" + bytes(7), b"\x84\x00\xfb\xbf\xf0" + bytes(7),
+        b"\x84\x00\xfb\x7f\xf0" + bytes(7),
+    ],
+)  # fmt: skip
+def test_other_payloads_have_no_time(payload: bytes) -> None:
+    """What is laid out otherwise, or is no time, is unknown and never an error."""
+    assert ms.body_seconds(payload) is None

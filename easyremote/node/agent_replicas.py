@@ -1,0 +1,103 @@
+"""Replicas and devices, as the agent sees them: who runs which call, and on which GPUs.
+
+Theory. The script says what it offers; this machine and the gateway say how much of it. How many
+replicas a scaled function has is the gateway's wish, for it sees the queue; what is allowed is the
+owner's word, so a wish is bent to the declared bounds. Which devices a call gets is the gateway's
+decision, for it keeps the reservations; this node makes it true. Where the gateway has decided
+nothing, a call that needs GPUs gets all devices of the process that runs it.
+
+Rules of this file. 1) What the gateway says is checked: it is a wish of somebody else. 2) The
+gateway is told how many calls fit whenever that changes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .pools import Pool, ReplicaPool
+from .replica_plan import chosen, needs_of
+from .visible import GPUS_KEY
+
+if TYPE_CHECKING:
+    from .agent_calls import DispatchedCall
+    from .family import Family
+    from .offer import NodeOffer
+
+
+class Replicas:
+    """The replicas of one node."""
+
+    def __init__(self, family: Family, offer: NodeOffer) -> None:
+        self._family = family
+        self._offer = offer
+
+    def offered(self) -> None:
+        """The offer has changed: keep what is declared, and nothing of what is gone."""
+        plans = self._offer.plans
+        for pool in self._family.replica_pools():
+            if pool.function not in plans:
+                pool.keep(0, 1)
+        for name, plan in plans.items():
+            if plan.scaled:
+                pool = self._family.replica_pool(self._offer.functions[name], plan)
+                self._offer.slots[name] = pool.slots
+                pool.wanted()
+
+    def pool_of(self, function: str) -> Pool:
+        """Return where the calls of a function go."""
+        entry = self._offer.functions[function]
+        return self._family.pool_of(entry, self._offer.plans.get(function))
+
+    def equip(self, call: DispatchedCall) -> None:
+        """Take over which devices a call has; a pool with pinned replicas tells it itself."""
+        known = [device.index for device in self._offer.devices]
+        call.devices = chosen(call.context.get(GPUS_KEY), known)
+        if isinstance(call.pool, ReplicaPool) and call.pool.sets:
+            return
+        devices = call.devices
+        if devices is None and known and self._needs_gpus(call.function):
+            devices = tuple(known)
+        if devices is not None:
+            call.see(devices)
+
+    def _needs_gpus(self, function: str) -> bool:
+        entry = self._offer.functions[function]
+        needs = needs_of(entry) if entry.get("requirements") else None
+        return needs is not None and bool(needs.gpus)
+
+    def wish(self, wanted: Any) -> list[str]:
+        """Have as many replicas as the gateway wants, within what is declared.
+
+        Args:
+            wanted: Numbers by the names of functions, as they came.
+
+        Returns:
+            The functions of which more or fewer calls fit now.
+        """
+        if type(wanted) is not dict:
+            return []
+        return [
+            name
+            for name, count in wanted.items()
+            if type(count) is int and self.set_replicas(name, count)
+        ]
+
+    def set_replicas(self, function: str, count: int) -> bool:
+        """Keep so many replicas of a function, within what is declared.
+
+        Returns:
+            Whether more or fewer calls fit now.
+        """
+        plan = self._offer.plans.get(function)
+        if plan is None or not plan.scaled:
+            return False
+        pool = self._family.replica_pool(self._offer.functions[function], plan)
+        before, kept = pool.slots, min(max(count, plan.least), plan.slots)
+        pool.keep(kept, max(1, kept))
+        self._offer.slots[function] = pool.slots
+        return pool.slots != before
+
+    def counts(self) -> dict[str, int]:
+        """Return how many replicas serve each scaled function."""
+        alive = self._family.replicas()
+        return {n: alive.get(n, 0) for n, plan in self._offer.plans.items() if plan.scaled}

@@ -1,0 +1,1 @@
+"""What a node without GPUs imports to have some; see `pynvml`."""
