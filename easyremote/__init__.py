@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         TaskTimeoutError,
         WorkerCrashedError,
     )
-    from .facts import FunctionInfo, NodeInfo, ScoreWeights, TLSConfig
+    from .facts import FunctionInfo, NodeInfo, QuotaState, ScoreWeights, TLSConfig, Usage
     from .gateway.server import Server
     from .identity.credential import Credential
     from .metrics import ClientMetrics, ComputeNodeMetrics, GatewayMetrics
@@ -84,6 +84,7 @@ __all__ = [
     "OverloadedError",
     "ProtocolViolationError",
     "QuotaExceededError",
+    "QuotaState",
     "RemoteExecutionError",
     "RemoteFunction",
     "RemoteStream",
@@ -95,6 +96,7 @@ __all__ = [
     "TLSConfig",
     "TaskCancelledError",
     "TaskTimeoutError",
+    "Usage",
     "WorkerCrashedError",
     "as_completed",
     "cancel",
@@ -146,8 +148,10 @@ _MODULE_OF = {
     "WorkerCrashedError": "errors",
     "FunctionInfo": "facts",
     "NodeInfo": "facts",
+    "QuotaState": "facts",
     "ScoreWeights": "facts",
     "TLSConfig": "facts",
+    "Usage": "facts",
     "Server": "gateway.server",
     "Credential": "identity.credential",
     "ClientMetrics": "metrics",

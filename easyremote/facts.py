@@ -8,7 +8,7 @@ Source. api.md, "Facts", 6.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,6 +145,11 @@ class Usage:
         return cls(**mine, facts=rest)
 
 
+SCORES = ("resources", "latency", "load", "capability")
+"""The four scores, which are shown even where they count nothing."""
+ROUNDING = 5e-5
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where a call was put, and why there.
@@ -156,9 +161,12 @@ class Placement:
         attempt: How often it was given to a node.
         scores: The scores of that node in [0, 1], each better if higher: `resources`, `latency`,
             `load`, `capability`; and `total`, by which nodes were compared. Empty if nothing was
-            compared.
+            compared. What a strategy takes off stands there, too: `ahead`, the calls beyond the
+            slots, and `doubt`, how little the node is trusted.
         weights: By what each score counts in the total.
         excluded: Why other nodes could not have it then, by node id.
+        candidates: How many nodes could have had it; None if that is not known.
+        gpus: The devices that are reserved for it there.
         at: When, in epoch seconds; None if that is not known.
     """
 
@@ -168,11 +176,15 @@ class Placement:
     weights: Mapping[str, float] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
     at: float | None = None
+    candidates: int | None = None
+    gpus: Sequence[int] = ()
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any], attempt: int = 1) -> Self:
         """Build it of what a gateway says."""
-        mine, _ = _split(cls, {"attempt": attempt, **plain})
+        mine, rest = _split(cls, {"attempt": attempt, **plain})
+        if "total" in rest:
+            mine["scores"] = {**mine.get("scores", {}), "total": rest["total"]}
         return cls(**mine)
 
     @property
@@ -182,22 +194,34 @@ class Placement:
 
     def __str__(self) -> str:
         """Explain it so that a reader can add it up again."""
-        lines = [f"{self.node_id}{self._how()}"]
-        parts = [name for name in self.scores if name != "total"]
-        if not parts:
+        lines, explained = [f"{self.node_id}{self._how()}"], 0.0
+        for name, score in self.scores.items():
+            weight = self._weight(name)
+            if name == "total" or (name not in SCORES and weight == 0.0):
+                continue
+            row = f"  {name:<12}{score:7.4f}"
+            if weight is not None:
+                row += f" x {weight:.4g} = {score * weight:7.4f}"
+                explained += score * weight
+            lines.append(row)
+        if len(lines) == 1:
             lines.append("  no scores: there was nothing to compare")
-        for name in parts:
-            score, weight = self.scores[name], self.weights.get(name)
-            if weight is None:
-                lines.append(f"  {name:<12}{score:7.4f}")
-            else:
-                product = f"x {weight:.4g} = {score * weight:7.4f}"
-                lines.append(f"  {name:<12}{score:7.4f} {product}")
-        total = self.scores.get("total")
-        if parts and total is not None:
-            lines.append(f"  {'total':<12}{total:7.4f}{self._rest(total)}")
+        elif (total := self.total) is not None:
+            rest = total - explained
+            more = (
+                "" if abs(rest) < ROUNDING else f", of which {rest:+.4f} comes from none of these"
+            )
+            lines.append(f"  {'total':<12}{total:7.4f}{more}")
         lines += [f"  not {node_id}: {why}" for node_id, why in self.excluded.items()]
         return "\n".join(lines)
+
+    def _weight(self, name: str) -> float | None:
+        """Return by what a score counts; what is taken off counts less than nothing."""
+        if not self.scores.get(name):
+            return self.weights.get(name, 0.0)
+        if name == "ahead":
+            return -self.weights.get("load", 0.0)
+        return -1.0 if name == "doubt" else self.weights.get(name)
 
     def _how(self) -> str:
         tried = "" if self.attempt <= 1 else f", attempt {self.attempt}"
@@ -206,10 +230,41 @@ class Placement:
         when = datetime.fromtimestamp(self.at, UTC)
         return f"{tried}, chosen {when:%Y-%m-%d %H:%M:%S} UTC"
 
-    def _rest(self, total: float) -> str:
-        """Say what the four products do not explain, so that nobody adds in vain."""
-        explained = sum(
-            self.scores[name] * w for name, w in self.weights.items() if name in self.scores
-        )
-        rest = total - explained
-        return "" if abs(rest) < 5e-5 else f", of which {rest:+.4f} comes from none of these"
+
+@dataclass(frozen=True)
+class QuotaState:
+    """What is left of one limit of one quota.
+
+    Attributes:
+        function: The name of the function that it limits.
+        unit: What is limited: `seconds` of execution, `calls` or `bytes`.
+        limit: How much is allowed in one period.
+        used: How much was used, running calls included.
+        remaining: How much is left.
+        period: hour, day, week, month or rolling_24h.
+        resets_at: Epoch seconds at which there is some again, if it is used up.
+        mode: `soft` lets a running call finish, `hard` cuts it off.
+        user: Whose use it is.
+        sub_account: The part of a shared token that it is of; empty for none.
+        node_ids: The nodes that hold users to it.
+        facts: What else is known.
+    """
+
+    function: str
+    unit: str
+    limit: float
+    used: float
+    remaining: float
+    period: str
+    resets_at: float
+    mode: str = "soft"
+    user: str = ""
+    sub_account: str = ""
+    node_ids: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Self:
+        """Build it of what a gateway says."""
+        mine, rest = _split(cls, plain)
+        return cls(**mine, facts=rest)

@@ -69,6 +69,10 @@ class Admin(Protocol):
         """Walk the audit: `good`, `rows` and `first_bad`."""
         ...
 
+    def list_audit(self) -> list[dict[str, Any]]:
+        """Return all entries of the audit, the oldest first."""
+        ...
+
 
 def administer(
     port: int | None, state_dir: Path | None, gateway: str | None, auth: str | None
@@ -150,6 +154,14 @@ class LocalAdmin:
 
         return self._on(verify)
 
+    def list_audit(self) -> list[dict[str, Any]]:
+        """Return all entries of the audit, the oldest first."""
+        return self._on(
+            lambda state: _all_pages(
+                lambda after: [row._asdict() for row in state.store.audit_rows(after=after)]
+            )
+        )
+
 
 class RemoteAdmin:
     """Asks the gateway."""
@@ -195,6 +207,18 @@ class RemoteAdmin:
     def verify_audit(self) -> dict[str, Any]:
         """Walk the audit: `good`, `rows` and `first_bad`."""
         return dict(self._ask("audit.verify"))
+
+    def list_audit(self) -> list[dict[str, Any]]:
+        """Return all entries of the audit, the oldest first."""
+        return _all_pages(lambda after: self._ask("audit.list", after=after))
+
+
+def _all_pages(page: Callable[[int], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the entries of all pages; a page is what comes behind a sequence number."""
+    found: list[dict[str, Any]] = []
+    while more := page(found[-1]["seq"] if found else 0):
+        found += more
+    return found
 
 
 def readdressed(join: str, addresses: tuple[str, ...]) -> str:

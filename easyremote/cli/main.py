@@ -27,6 +27,8 @@ COMMANDS = {
     "call": "call",
     "top": "top",
     "doctor": "doctor",
+    "usage": "account",
+    "quota": "account",
     "audit": "audit",
     "demo": "demo",
 }

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from .. import __version__, rerun
 from ..config import Address, parse_address
-from ..facts import FunctionInfo, NodeInfo
+from ..facts import FunctionInfo, NodeInfo, QuotaState, Usage
 from ..identity.credential import Credential, Resolved, resolve_credential
+from . import account
 from .dialer import ClientLink
 from .function import ASK_TIMEOUT_S, RemoteFunction, RemoteStreamFunction, open_stream
 from .future import Future
@@ -269,6 +270,21 @@ class Client:
             asked["function"] = function
         found = self.session.ask_blocking("nodes", asked, ASK_TIMEOUT_S)
         return [NodeInfo.from_plain(one) for one in found]
+
+    def quota(self) -> list[QuotaState]:
+        """Return what is left of each quota that holds for you; blocks for a round trip."""
+        return account.quota(self.session)
+
+    def usage(self, since: str | None = None) -> list[Usage]:
+        """Return a record of each of your calls that was billed, the oldest first; blocks.
+
+        Args:
+            since: How long ago, as `24h` or `7d`, or a date; None for all.
+
+        Raises:
+            ValueError: `since` is no time.
+        """
+        return account.usage(self.session, since)
 
     def why_waiting(self, f: Future[Any] | str) -> Explanation:
         """Explain what a call waits for: text, and the same as data in its `data`.

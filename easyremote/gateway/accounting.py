@@ -22,6 +22,7 @@ from .accounts import Accounts, facts_of
 from .calls import CallInput, CallState, GatewayCall
 from .registry import Offer, Pool
 from .routing import Refused, route
+from .subaccount import sub_account
 from .terms import Terms
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Accounting:
             self._ready(call, refused)
 
         now = trio.current_time()
-        charge = self.accounts.admit(facts_of(call), self._terms_of(pool), now, ready)
+        facts = facts_of(call, sub_account(call, pool))
+        charge = self.accounts.admit(facts, self._terms_of(pool), now, ready)
         call.charge = charge
         if charge.durable:
             try:

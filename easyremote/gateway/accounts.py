@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 _log = Log("gateway")
 
-SUB_CHARS_MAX = 128
 RETURN_S = 300.0
 """How long calls of earlier starts may be taken up again: longer than callers and nodes keep them
 (`recovery.ASKED_S`)."""
@@ -68,15 +67,12 @@ Ready = Callable[[Refused | None], object]
 """Is told that a call is written down and may be placed, or why not."""
 
 
-def facts_of(call: GatewayCall) -> CallFacts:
-    """Return what matters about a call here; its sub-account only below a shared token."""
-    message, principal = call.message, call.principal
-    sub = message.options.get("sub_account") if principal.shared else None
-    if type(sub) is not str or len(sub) > SUB_CHARS_MAX:
-        sub = ""
+def facts_of(call: GatewayCall, sub: str = "") -> CallFacts:
+    """Return what matters about a call here."""
+    message = call.message
     size = sum(message.segments) + len(message.body or b"")
     function = message.function.rpartition(".")[2]
-    return CallFacts(message.call_id, principal.user, sub, function, size)
+    return CallFacts(message.call_id, call.principal.user, sub, function, size)
 
 
 class Accounts:

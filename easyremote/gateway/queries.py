@@ -27,7 +27,7 @@ from ..log import Log
 from ..scheduler.capability import TooMuch, read_wishes
 from ..wire.errors import ErrorCode
 from ..wire.message import Failure, Query, decode
-from . import describe
+from . import account_queries, describe
 from .bodies import send_reply
 from .calls import GatewayCall
 from .explain import explain, whereabouts
@@ -299,6 +299,9 @@ OPERATIONS: dict[str, Operation] = {
     "token.revoke": Operation.OPERATE,
     "node.forget": Operation.OPERATE,
     "audit.verify": Operation.OPERATE,
+    "audit.list": Operation.OPERATE,
+    "quota": Operation.CALL,
+    "usage": Operation.CALL,
 }
 """What each query needs. A node of its own asks nothing; a function that asks is its caller."""
 
@@ -312,10 +315,13 @@ SYNC: dict[str, Sync] = {
     "owners": _owners,
     "token.list": _token_list,
     "audit.verify": _audit_verify,
+    "audit.list": account_queries.audit_list,
+    "quota": account_queries.quota,
 }
 
 ASYNC: dict[str, Async] = {
     "token.create": _token_create,
     "token.revoke": _token_revoke,
     "node.forget": _node_forget,
+    "usage": account_queries.usage,
 }
