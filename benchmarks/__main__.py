@@ -13,10 +13,11 @@ from pathlib import Path
 from .floods import floods
 from .harness import RUNS, WARM_UPS, Progress, Row, environment
 from .peers import installed, running_peers
+from .placement import placement
 from .rows import MB, ROWS, Options, arrays, only_floors, pipelined, round_trip
 
 _PEER_ROWS = (round_trip, pipelined, arrays)
-_NAMES = (*ROWS, "floods", "peers", "floors")
+_NAMES = (*ROWS, "floods", "placement", "peers", "floors")
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -24,7 +25,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks",
         description="Measure EasyRemote beside the floor of this machine, in alternation.",
         epilog="Without a name every row of EasyRemote runs. `floods` measures an honest client "
-        "beside attackers. `peers` runs the same calls on "
+        "beside attackers; `placement` one choice of a node. `peers` runs the same calls on "
         "Ray and RPyC, where they are installed; `floors` measures the floors alone.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(_NAMES))
@@ -64,6 +65,8 @@ def _wanted(names: list[str]) -> Iterator[tuple[str, Callable[[Options], Iterato
                 yield "peers", row
         elif name == "floods":
             yield name, floods
+        elif name == "placement":
+            yield name, placement
         elif name == "floors":
             yield name, only_floors
         else:

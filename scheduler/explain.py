@@ -58,7 +58,7 @@ class Reasons(Mapping[str, Rejection]):
         """Return why a node was rejected."""
         at = self._at[node_id]
         have: float | str | None = self._texts.get(at)
-        if have is None and (amount := self._haves[at]) == amount:  # noqa: PLR0124
+        if have is None and (amount := self._haves[at]) == amount:
             have = amount
         return self._known[self._kinds[at]]._replace(have=have)
 

@@ -41,8 +41,9 @@ class Fleet:
         self._free = list(range(ROWS_FIRST - 1, -1, -1))
         self._held: dict[Place, int] = {}
 
-    def __len__(self) -> int:
-        """Return how many places have a row."""
+    @property
+    def rows(self) -> int:
+        """How many places have one."""
         return len(self._held)
 
     def enter(self, place: Place) -> None:

@@ -39,13 +39,16 @@ from .host import NO_ROOM, SHUT_BELOW, Host, Place
 from .model import NO_NEEDS, Needs, NodeSnapshot, Rejection, Scores
 from .policy import DEFAULT, Lots, Policy
 
-LONG = 16
-"""Pools with more places are asked through the fleet's table."""
-SHORT = 12
+LONG = 64
+"""Pools with more places are asked through the fleet's table: looping costs 0.06 us a place, the
+table some 4 us and then next to nothing a place (`python -m benchmarks placement`)."""
+SHORT = 48
 """Pools with fewer places leave it again: one that goes up and down does so seldom."""
 
 LARGE_BYTES = 1 << 20
 """Arguments from here on take noticeable time on the way."""
+SHORTLIST = 32
+"""Places of a long pool that are looked at closely: the best by their values."""
 CLOSE_FACTOR = 1.25
 CLOSE_S = 0.05
 """Delays that differ by less than that factor and time are equal: both are estimates."""
@@ -86,8 +89,8 @@ class Places:
     """
 
     __slots__ = (
-        "_adjusted", "_capability", "_index", "_liked", "_list", "_long", "_lots", "_plain",
-        "_seen", "_slots", "fleet", "needs", "policy",
+        "_adjusted", "_bonuses", "_capability", "_index", "_liked", "_list", "_long", "_lots",
+        "_plain", "_quick", "_seen", "_slots", "fleet", "needs", "policy",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +118,8 @@ class Places:
         self._capability = capability
         self._lots = lots
         self._plain = not needs and capability is None
+        # Until a place comes that was valued by another policy.
+        self._quick = policy.chooser is None and not policy.draws
         self._list: list[Place] = []
         self._slots: dict[Place, int] = {}  # Where in the list.
         self._liked: dict[Place, float] = {}
@@ -122,6 +127,7 @@ class Places:
         self._index: NDArray[np.intp] | None = None
         self._seen: NDArray[np.int64] = np.zeros(0, np.int64)
         self._adjusted: NDArray[np.float64] = np.zeros(0)
+        self._bonuses: dict[Place, tuple[int, float]] = {}
 
     def __len__(self) -> int:
         """Return how many places there are."""
@@ -141,6 +147,7 @@ class Places:
             return
         self._slots[place] = len(self._list)
         self._list.append(place)
+        self._quick = self._quick and place.host.policy == self.policy
         if self._capability is not None:
             self._liked[place] = score.share(self._capability(place.host))
         self._index = None
@@ -161,6 +168,7 @@ class Places:
             self._list[at] = last
             self._slots[last] = at
         self._liked.pop(place, None)
+        self._bonuses.pop(place, None)
         self._index = None
         if self._long:
             self.fleet.leave(place)
@@ -181,48 +189,76 @@ class Places:
             large: What is known of large arguments; see the module.
         """
         places = self._list
-        policy = self.policy
-        if exclude or (large is not None and large.size_bytes >= LARGE_BYTES):
+        if large is not None and large.size_bytes < LARGE_BYTES:
+            large = None
+        if exclude or large is not None or not self._quick:
             return self._choose_slowly(exclude, large)
         if self._long:
-            if places[0].host.policy is policy and policy.chooser is None and not policy.draws:
-                return self._choose_long()
-            return self._choose_slowly((), None)
-        if not places:
-            return None
-        if not self._plain or places[0].host.policy is not policy or policy.draws or policy.chooser:
-            return self._choose_slowly((), None)
+            return self._choose_long()
+        if not self._plain:
+            return self._choose_adjusted()
         best = NO_ROOM
         for place in places:
             if place.value > best:  # noqa: PLR1730  # A call of max() costs as much as the loop.
                 best = place.value
         if best < SHUT_BELOW:
-            return None if best == NO_ROOM else self._choose_slowly((), None)
-        best -= policy.epsilon
+            return self._desperately(best)
+        best -= self.policy.epsilon
         chosen: Place | None = None
         for place in places:
             if place.value >= best and (chosen is None or place.used < chosen.used):
                 chosen = place
         return chosen
 
+    def _choose_adjusted(self) -> Place | None:
+        """As in a plain pool, with what resources and preferences add for this pool."""
+        values: list[tuple[float, Place]] = []
+        best = NO_ROOM
+        needs = bool(self.needs)
+        for place in self._list:
+            value = place.rest if needs else place.value
+            if value == NO_ROOM:
+                continue
+            version = place.host.version
+            known = self._bonuses.get(place)
+            if known is None or known[0] != version:
+                known = self._bonuses[place] = version, self._bonus(place)
+            value += known[1]
+            values.append((value, place))
+            best = max(best, value)
+        if best < SHUT_BELOW:
+            return self._desperately(best)
+        best -= self.policy.epsilon
+        near = [place for value, place in values if value >= best]
+        return min(near, key=_last_use)
+
     def _choose_long(self) -> Place | None:
-        fleet = self.fleet
-        index = self._index
-        if index is None:
-            index = self._rows()
-        if self._plain:
-            values = fleet.value.take(index)
-        else:
-            values = fleet.rest.take(index)
-            values += self._adjust(index)
+        values, index = self._values()
         at = int(values.argmax())
         best = values[at]
         if best < SHUT_BELOW:
-            return None if best == NO_ROOM else self._choose_slowly((), None)
+            return self._desperately(best)
         near = (values >= best - self.policy.epsilon).nonzero()[0]
         if len(near) > 1:
-            at = int(near[fleet.used.take(index.take(near)).argmin()])
+            at = int(near[self.fleet.used.take(index.take(near)).argmin()])
         return self._list[at]
+
+    def _desperately(self, best: float) -> Place | None:
+        """Nothing that is not shut has room: wait, unless everything is shut."""
+        if best == NO_ROOM or not self.desperate:
+            return None
+        return self._choose_slowly((), None)
+
+    def _values(self) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+        """Return the values of all places of a long pool, a fresh array, and their rows."""
+        fleet, index = self.fleet, self._index
+        if index is None:
+            index = self._rows()
+        if self._plain:
+            return fleet.value.take(index), index
+        values = (fleet.rest if self.needs else fleet.value).take(index)
+        values += self._adjust(index)
+        return values, index
 
     def _rows(self) -> NDArray[np.intp]:
         index = np.fromiter((place.row for place in self._list), np.intp, len(self._list))
@@ -232,7 +268,7 @@ class Places:
         return index
 
     def _adjust(self, index: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Return what resources and preferences add to `rest`, minus infinity if nothing fits."""
+        """Return what `_bonus` says of each place."""
         versions = self.fleet.version.take(index)
         for at in (versions != self._seen).nonzero()[0].tolist():
             self._adjusted[at] = self._bonus(self._list[at])
@@ -240,8 +276,14 @@ class Places:
         return self._adjusted
 
     def _bonus(self, place: Place) -> float:
+        """Return what needs and preferences add to a value; minus infinity if it does not fit.
+
+        With needs it is added to `rest`, for their resources are scored instead.
+        """
         weights = self.policy.weights
         liked = weights.capability * (self._liked.get(place, 1.0) - 1.0)
+        if not self.needs:
+            return liked
         ledger = place.host.ledger
         devices = ledger.fits(self.needs)
         if isinstance(devices, Rejection):
@@ -250,17 +292,32 @@ class Places:
 
     # ---- the long way: filter, score, choose -----------------------------------------------------
 
-    def rank(self, exclude: Collection[str] = ()) -> list[Ranked]:
-        """Return the candidates, best first; equals by their last use."""
+    def rank(
+        self, exclude: Collection[str] = (), among: Collection[Place] | None = None
+    ) -> list[Ranked]:
+        """Return the candidates, best first, equals by their last use.
+
+        Args:
+            exclude: Ids of nodes that must not get the call.
+            among: The places that are looked at, all by default.
+        """
         request = Request(self.needs, exclude, desperate=self.desperate)
-        found = [self.judged(place) for place in self._list if rejection(place, request) is None]
+        found = [
+            self.judged(place)
+            for place in (self._list if among is None else among)
+            if rejection(place, request) is None
+        ]
         found.sort(key=lambda ranked: (-ranked.total, ranked.place.used))
         return found
 
     @property
     def desperate(self) -> bool:
-        """Whether all nodes are shut: then one of them has to do."""
-        return all(place.host.shut for place in self._list)
+        """Whether all nodes that could run a call are shut: then one of them has to do."""
+        needs = self.needs
+        return all(
+            place.host.shut or (bool(needs) and place.host.ledger.ever(needs) is not None)
+            for place in self._list
+        )
 
     def judged(self, place: Place) -> Ranked:
         """Return the scores of a place for a call of this pool."""
@@ -271,7 +328,10 @@ class Places:
         return Ranked(place, scores, score.total(scores, self.policy.weights), devices)
 
     def _choose_slowly(self, exclude: Collection[str], large: Large | None) -> Place | None:
-        ranked = self.rank(exclude)
+        ranked: list[Ranked] = []
+        if self._long and self._quick:
+            ranked = self.rank(exclude, self._shortlist(large))
+        ranked = ranked or self.rank(exclude)
         if large is not None:
             ranked = self._close(ranked, large)
         if not ranked:
@@ -284,7 +344,17 @@ class Places:
             return ranked[self._lots.randrange(len(ranked))].place
         least = ranked[0].total - policy.epsilon
         near = [one.place for one in ranked if one.total >= least]
-        return min(near, key=lambda place: place.used)
+        return min(near, key=_last_use)
+
+    def _shortlist(self, large: Large | None) -> dict[Place, None]:
+        """Return the best places of a long pool, and those that have the data."""
+        values, _ = self._values()
+        some = min(SHORTLIST, len(values))
+        best = np.argpartition(values, -some)[-some:]
+        found = {self._list[at]: None for at in best.tolist()}
+        if large is not None and large.holders:
+            found.update((p, None) for p in self._list if p.host.node_id in large.holders)
+        return found
 
     def _ask(self, ranked: list[Ranked]) -> Place | None:
         """Let a user's own strategy choose; what it says that is no candidate means None."""
@@ -312,6 +382,10 @@ class Places:
         ):
             return []
         return [one for one, delay_s in zip(ranked, delays, strict=True) if delay_s <= close_s]
+
+
+def _last_use(place: Place) -> int:
+    return place.used
 
 
 def _transfer_s(place: Place, large: Large) -> float:

@@ -6,7 +6,7 @@ Theory. Each score is a formula that a reader can recompute from numbers that ar
                     otherwise the smallest share of an asked resource that stays free afterwards
         latency     1 / (1 + (round trip + mean body) / latency_ref)
         load        1 - busy / slots, not below 0
-        capability  how well the node fits what is preferred, 1 if nothing is
+        capability  how well the node fits what is preferred (capability.py), 1 if nothing is
 
         total = sum of weight x score - weight of load x ahead - doubt
 
@@ -22,8 +22,6 @@ Source. features.md I4 to I8.
 """
 
 from __future__ import annotations
-
-from collections.abc import Collection
 
 from .model import Scores
 from .policy import ScoreWeights
@@ -59,21 +57,6 @@ def load(busy: int, slots: int) -> float:
 def ahead(busy: int, slots: int) -> float:
     """Return the calls beyond the slots, per slot."""
     return max(0.0, busy / slots - 1.0)
-
-
-def capability(wanted: Collection[str], has: Collection[str]) -> float:
-    """Return how well a node fits soft preferences; 1 if there are none.
-
-    Half of it is the share of what is wanted that the node has, half the share of what it has that
-    is wanted: of two nodes that both have it, the one that is for nothing else is liked better.
-
-    >>> capability(["training"], ["training"]), capability(["training"], ["training", "web"])
-    (1.0, 0.75)
-    """
-    if not wanted:
-        return 1.0
-    met = len(set(wanted) & set(has))
-    return (met / len(set(wanted)) + met / max(1, len(set(has)))) / 2.0
 
 
 def cheap(price: float) -> float:

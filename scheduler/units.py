@@ -179,10 +179,14 @@ def show_bytes(size_bytes: float) -> str:
     ):
         two, ten = 2 ** (40 - 10 * power), 10 ** (12 - 3 * power)
         if size >= two and size % (two // 4 or 1) == 0:
-            return f"{size / two:g} {binary}"
+            return f"{_plain(size / two)} {binary}"
         if size >= ten:
-            return f"{size / ten:.4g} {decimal}"
+            return f"{_plain(size / ten)} {decimal}"
     return f"{size} B"
+
+
+def _plain(number: float) -> str:
+    return f"{number:.3f}".rstrip("0").rstrip(".")
 
 
 def shown(value: object) -> str:
