@@ -48,15 +48,17 @@ from ..wire.message import (
 from .again import lost_for_good, next_attempt, settle_or_repeat, too_late
 from .bodies import open_body
 from .future import Future, Input
-from .info import Usage, Whereabouts
+from .news import News
 from .offload import offload
 from .progress import Reporting
 
 if TYPE_CHECKING:
+    from ..facts import Usage
     from ..link import Link
     from ..stream import Stream
     from ..timers import Timer
     from .feed import Feeds
+    from .info import Whereabouts
     from .retry import RetryPolicy
     from .session import Session
 
@@ -67,9 +69,6 @@ DECODE_HERE_BYTES = 256 * 1024
 """A larger value is decoded on another thread: the io thread has other calls to serve."""
 
 Valued = Result | Item | Progress
-WHEREABOUTS_S = 0.25
-"""An answer about a call is good for this long."""
-ASK_TIMEOUT_S = 5.0
 
 
 class OutgoingCall(Reporting, StreamHandler):
@@ -89,6 +88,7 @@ class OutgoingCall(Reporting, StreamHandler):
         retry: What may be made again, None for what the function was registered with.
         attempts: How often it was made.
         tried: There was an attempt before this one, which may have run.
+        news: What the gateway was asked about it, None before somebody asked.
         lost: It was open on a link that is gone, and waits for another one.
     """
 
@@ -113,7 +113,7 @@ class OutgoingCall(Reporting, StreamHandler):
     _timer: Timer | None = None
     _filling: tuple[Valued, list[memoryview]] | None = None
     _cancel: tuple[int, int] | None = None
-    _asked: tuple[float, Whereabouts | None] = (-1.0, None)
+    news: News | None = None
 
     def __init__(
         self, session: Session, message: Call, buffers: list[memoryview], deadline: float | None,
@@ -149,7 +149,7 @@ class OutgoingCall(Reporting, StreamHandler):
         self.call_id = call_id
         self.attempts += 1
         self.tried = self.tried or may_have_run
-        self.stream, self._since, self._lost_at = None, 0, None
+        self.stream, self._since, self._lost_at, self.news = None, 0, None, None
         self.sent = self.accepted = self.ended = False
         message = self._message or self._payload
         assert message is not None
@@ -435,16 +435,13 @@ class OutgoingCall(Reporting, StreamHandler):
 
     def whereabouts(self) -> Whereabouts | None:
         """Ask the gateway where it is, at most a few times a second."""
-        now = time.monotonic()
-        if self.future is None or not self.sent or now - self._asked[0] < WHEREABOUTS_S:
-            return self._asked[1]
-        found = self.session.ask_now("call", {"call_id": self.call_id}, ASK_TIMEOUT_S)
-        if found is not None:
-            self._asked = now, Whereabouts.from_plain(found)
-        return self._asked[1]
+        return self._ask().where() if self.sent else None
+
+    def _ask(self) -> News:
+        if self.news is None:
+            self.news = News(self)
+        return self.news
 
     def usage(self) -> Usage | None:
         """What it has cost; None before its outcome."""
-        if self.future is not None:
-            return None
-        return Usage(self.seconds, self.bytes_sent, self.bytes_received)
+        return self._ask().usage() if self.future is None else None

@@ -1,7 +1,6 @@
-"""What a client is told about its calls: frozen records of plain data.
+"""What a client is told about its calls while they are under way: frozen records of plain data.
 
-What it is told about nodes and functions stands in `easyremote/facts.py`, which the gateway
-shares.
+What lasts, and what the gateway makes, too, stands in `easyremote/facts.py`.
 """
 
 from __future__ import annotations
@@ -10,33 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a call was put.
-
-    Attributes:
-        node_id: The node that has it.
-        attempt: How often it was given to a node.
-    """
-
-    node_id: str
-    attempt: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a call has cost, as far as is known here.
-
-    Attributes:
-        seconds: Time of the body on the worker.
-        bytes_sent: Size of the encoded arguments.
-        bytes_received: Size of the encoded result.
-    """
-
-    seconds: float
-    bytes_sent: int
-    bytes_received: int
+from ..facts import Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +18,9 @@ class Whereabouts:
 
     Attributes:
         state: submitted, queued, running or done.
-        queue_position: Calls before it, None if it does not wait.
+        queue_position: Its place in the queue, from 1; None if it does not wait.
         eta_s: Estimated seconds until it begins.
-        placement: The node that has it.
+        placement: The node that has it, or had it.
     """
 
     state: str
@@ -57,7 +30,17 @@ class Whereabouts:
 
     @classmethod
     def from_plain(cls, data: Mapping[str, Any]) -> Whereabouts:
-        """Read the gateway's answer to a `call` query."""
-        node_id = data.get("node_id")
-        placed = Placement(node_id, int(data.get("attempt") or 1)) if node_id else None
-        return cls(str(data.get("state")), data.get("queue_position"), data.get("eta_s"), placed)
+        """Read the gateway's answer to a `call` query, which counts the calls before this one."""
+        before = data.get("queue_position")
+        return cls(
+            str(data.get("state")), None if before is None else before + 1, data.get("eta_s"),
+            _placement(data),
+        )  # fmt: skip
+
+
+def _placement(data: Mapping[str, Any]) -> Placement | None:
+    attempt, found = int(data.get("attempt") or 1), data.get("placement")
+    if isinstance(found, Mapping) and found.get("node_id"):
+        return Placement.from_plain(found, attempt)
+    node_id = data.get("node_id")
+    return Placement(str(node_id), attempt) if node_id else None

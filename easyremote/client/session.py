@@ -38,7 +38,6 @@ from ..errors import (
 )
 from ..handlers import StreamHandler
 from ..timers import Timer, Timers
-from ..waiting import running_library
 from ..wire.message import CODEC_PLAIN, FLAG_ATTACH, Call
 from . import again
 from .bodies import pack
@@ -243,16 +242,11 @@ class Session:
             )
         return answer.result()
 
-    def ask_now(self, name: str, args: dict[str, Any], timeout_s: float) -> Any:
-        """Ask and wait for the answer; None where one should not wait, or if none came."""
-        if self._injected or self._up is None or self.link.on_io_thread():
+    def ask_if_up(self, name: str, args: dict[str, Any]) -> Future[Any] | None:
+        """Ask, if there is a link to ask on now; None if not."""
+        if self._injected or self._closed or self._up is None:
             return None
-        if running_library() is not None:
-            return None
-        try:
-            return self.ask_blocking(name, args, timeout_s)
-        except EasyRemoteError:
-            return None
+        return self.ask(name, args)
 
     # ---- the io thread -------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from ..log import Log
 from .ids import ID_BYTES
 
 if TYPE_CHECKING:
+    from ..facts import Placement, Usage
     from .future import Future
-    from .info import Placement, Usage, Whereabouts
+    from .info import Whereabouts
 
 _log = Log("client")
 
@@ -71,6 +72,12 @@ class CallFacts:
 
     _source: Source | None
 
+    if TYPE_CHECKING:
+
+        def done(self) -> bool:
+            """Return whether there is an outcome."""
+            ...
+
     @property
     def id(self) -> str:
         """The identity of the call, the same in all logs; empty of what is no call."""
@@ -103,19 +110,32 @@ class CallFacts:
 
     @property
     def queue_position(self) -> int | None:
-        """How many calls are before it at the gateway; None if it does not wait there."""
+        """Its place among the calls that wait at the gateway: 1 is the next one.
+
+        None if it does not wait there. Whoever looks waits for one round trip at most, and one
+        answer is good for 0.2 s, so that looking in a loop is cheap. Inside an event loop it waits
+        at most half a second, and then gives what was known before. (`why_waiting` counts the calls
+        that are before it, as the protocol does.)
+        """
         found = self._whereabouts()
-        return None if found is None else found.queue_position
+        return None if found is None or self.done() else found.queue_position
 
     @property
     def eta(self) -> float | None:
-        """Seconds until it begins, as the gateway estimates; None if that is not known."""
+        """Seconds until it begins, as the gateway estimates; None if that is not known.
+
+        It is asked for like `queue_position`.
+        """
         found = self._whereabouts()
-        return None if found is None else found.eta_s
+        return None if found is None or self.done() else found.eta_s
 
     @property
     def placement(self) -> Placement | None:
-        """The node that has the call, None while it waits or if it was never asked for."""
+        """The node that has the call, its scores, and why others were excluded; None before.
+
+        `print(f.placement)` explains it. It is asked for like `queue_position`; of a call that is
+        over the gateway knows it for a while, and the last answer is kept here.
+        """
         found = self._whereabouts()
         return None if found is None else found.placement
 
@@ -124,7 +144,11 @@ class CallFacts:
 
     @property
     def usage(self) -> Usage | None:
-        """What the call has cost, as far as is known; None before its outcome."""
+        """What the call has used and what it costs; None before its outcome.
+
+        Seconds and bytes are measured here; GPU seconds and cost come from the account that the
+        gateway keeps of it, if it is billed or has a quota. Asked for like `queue_position`.
+        """
         return None if self._source is None else self._source.usage()
 
     @property

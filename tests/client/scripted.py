@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -204,6 +205,7 @@ class ScriptedGateway:
         refusal: Code and reason with which it refuses clients, None to take them in.
         unreachable: What dialling raises, None to succeed.
         answers: What it answers to queries: a value, or an error to fail with.
+        hold: Names of queries that wait for `let_go`.
         auto: What to do at once with every call, on the io thread.
         dials: How often it was dialled.
         hellos: What clients said about themselves.
@@ -217,6 +219,8 @@ class ScriptedGateway:
         self.silent = False
         self.answers: dict[str, Any] = {}
         self.asked: list[Query] = []
+        self.hold: set[str] = set()
+        self.held: list[tuple[Stream, Query]] = []
         self.auto: Callable[[GivenCall], None] | None = None
         self.dials = 0
         self.hellos: list[HelloReceived] = []
@@ -251,6 +255,12 @@ class ScriptedGateway:
 
     def answer(self, stream: Stream, query: Query) -> None:
         self.asked.append(query)
+        if query.name in self.hold:
+            self.held.append((stream, query))
+        else:
+            self._answer(stream, query)
+
+    def _answer(self, stream: Stream, query: Query) -> None:
         value = self.answers.get(query.name, [])
         if isinstance(value, EasyRemoteError):
             stream.send(Failure(int(value.code), str(value), False, None, {}), end=True)
@@ -300,6 +310,13 @@ class ScriptedGateway:
     def next_call(self) -> GivenCall:
         """Return the next call that the client made."""
         return self.calls.get(timeout=WAIT_S)
+
+    def let_go(self) -> None:
+        """Answer the queries that were held, and those to come."""
+        self.hold.clear()
+        held, self.held = self.held, []
+        for stream, query in held:
+            self.do(partial(self._answer, stream, query))
 
     def cut(self) -> None:
         """Lose the connection, without a word."""

@@ -34,6 +34,22 @@ def test_a_placement_can_be_added_up_again_from_its_text() -> None:
     assert "not gpu-02: lacks gpu_memory: 8 GB of 16 GB" in text
 
 
+def test_what_is_taken_off_is_shown_with_what_counts() -> None:
+    """Calls beyond the slots count like load, doubt as it is; what weighs nothing is left out."""
+    scores = {**PLAIN["scores"], "cheap": 1.0, "ahead": 0.5, "doubt": 0.1}  # type: ignore[dict-item]
+    del scores["total"]
+    weights = {**PLAIN["weights"], "cheap": 0.0}  # type: ignore[dict-item]
+    plain = {**PLAIN, "scores": scores, "weights": weights, "total": 0.425, "gpus": [1]}
+    placed = Placement.from_plain({**plain, "candidates": 4, "news": 1})
+    text = str(placed)
+
+    assert (placed.total, placed.gpus, placed.candidates) == (0.425, [1], 4)
+    assert "  ahead        0.5000 x -0.3 = -0.1500" in text
+    assert "  doubt        0.1000 x -1 = -0.1000" in text
+    assert "  total        0.4250\n" in text
+    assert "cheap" not in text
+
+
 def test_a_total_that_the_scores_do_not_explain_says_so() -> None:
     """A term beside the four scores is shown as what it is, not hidden in the total."""
     scores = {**PLAIN["scores"], "total": 0.6}  # type: ignore[dict-item]

@@ -28,7 +28,8 @@ from easyremote.client.future import (
     Input,
     fail_in_child,
 )
-from easyremote.client.info import Usage, Whereabouts
+from easyremote.client.info import Whereabouts
+from easyremote.facts import Usage
 from easyremote.seam import current_lender
 from easyremote.waiting import crossing_to
 
