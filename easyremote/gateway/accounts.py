@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..log import Log
+from ..scheduler.billing import NANO
 from ..scheduler.quota import Quota, Tally, Use
 from ..wire.errors import ErrorCode
 from .charge import Balance, CallFacts, Charge
@@ -251,6 +252,17 @@ class Accounts:
         """Return what the paid calls of a node sum up to, by currency."""
         return {
             currency: sums for (node, currency), sums in self.revenue.items() if node == node_id
+        }
+
+    def sums(self) -> dict[str, Any]:
+        """Return what all paid calls sum up to: the numbers of the usage records, for gauges."""
+        nano: dict[str, int] = {}
+        for (_, currency), one in self.revenue.items():
+            nano[currency] = nano.get(currency, 0) + one.price_nano
+        return {
+            "calls_billed": sum(one.calls for one in self.revenue.values()),
+            "seconds_billed": sum(one.seconds for one in self.revenue.values()),
+            "revenue": {currency: total / NANO for currency, total in nano.items()},
         }
 
     # ---- with time -----------------------------------------------------------------------------

@@ -14,6 +14,8 @@ back to where they were. The names are part of the interface: programs and tests
     bytes_buffered     bytes of calls in our memory
     bytes_parked       bytes of outcomes that are kept for callers who are away
     trio_tasks, threads, open_fds, rss_bytes, cpu_s     of the process
+    accounts_open      calls that are accounted for and not over
+    calls_billed, seconds_billed, revenue      sums of all usage records, by currency
     uptime_s, incarnation, nodes_awaited, draining      of this start
 
 Rules of this file. 1) Reading costs no more than a look at each call. What the system must be
@@ -86,5 +88,7 @@ def gauges(gateway: Gateway) -> dict[str, Any]:
         "bytes_parked": dispatcher.parking.bytes_kept,
         "nodes_awaited": len(recovery.expected),
         "incarnation": gateway.state.incarnation,
+        "accounts_open": gateway.accounts.open,
+        **gateway.accounts.sums(),
         **_process.gauges(),
     }
