@@ -346,7 +346,7 @@ class Link:
         )
         streams, self.streams = self.streams, {}
         self.loss = Loss(self, streams, error)
-        self.loss.tell(self.outbox.turns.bounds(first=True)[1] if self.patient else sys.maxsize)
+        self.loss.begin()
 
     @property
     def _lost(self) -> Loss:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .link import Link
     from .stream import Stream
 
+STREAMS_PER_TURN = 32
+"""Each costs as much as several frames."""
+
 
 class Loss:
     """The loss of one link, and who has not been told of it.
@@ -51,6 +54,10 @@ class Loss:
             self._link.handler.on_lost(self._link, self._error)
         return not untold
 
+    def begin(self) -> None:
+        """Tell the first ones, or all of them if the link is not patient."""
+        self.tell(STREAMS_PER_TURN if self._link.patient else sys.maxsize)
+
     def tell_one(self, stream: Stream) -> bool:
         """Tell one stream, if it was not; return whether that was so."""
         if self.untold.get(stream.stream_id) is not stream:
@@ -68,7 +75,7 @@ class Loss:
         def some() -> bool:
             link.outbox.begin()
             try:
-                return self.tell(turns.bounds(first=False)[1])
+                return self.tell(STREAMS_PER_TURN)
             finally:
                 link.outbox.end()
 

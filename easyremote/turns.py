@@ -6,7 +6,8 @@ not done stands in line for its further turns, and one of that line has a turn b
 the sockets. So a crowd of greedy peers costs everybody else about one turn, however many they are,
 and the links of one user stand in the line once: a user does not get more by connecting more often.
 
-While somebody waits in the line all turns are short.
+While more than two stand in the line all turns are short. Two are a caller and its node under load,
+and longer turns cost them less.
 
 Rules of this file. 1) A turn is over after a time or after a number of events, whichever comes
 first: the first bounds what it costs, the second holds for any clock. 2) Whoever is alone pays for
@@ -21,10 +22,12 @@ from collections.abc import Callable
 import trio
 
 TURN_S = 0.002
-TURN_EVENTS = 64
+TURN_EVENTS = 256
 CROWDED_TURN_S = 0.0005
 CROWDED_TURN_EVENTS = 16
-"""The same while several want more than a turn."""
+"""The same while many want more than a turn."""
+LINE_OF_FEW = 2
+"""So many in the line, with whoever asks, are not many."""
 
 
 class Turns:
@@ -42,7 +45,7 @@ class Turns:
         Args:
             first: It is the turn of somebody who does not stand in the line.
         """
-        if self._claims > (0 if first else 1):
+        if self._claims + first > LINE_OF_FEW:
             return CROWDED_TURN_S, CROWDED_TURN_EVENTS
         return TURN_S, TURN_EVENTS
 

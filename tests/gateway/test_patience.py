@@ -12,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from easyremote.gateway.calls import CallState, GatewayCall
-from easyremote.turns import TURN_EVENTS
+from easyremote.loss import STREAMS_PER_TURN
 from easyremote.wire.errors import ErrorCode
 from easyremote.wire.message import Failure, Result
 
@@ -52,7 +52,7 @@ async def lose_client(world: World, deadline_ms: int | None = None) -> Lost:
     await lane.acquire()
     client.memory.cut()
     await trio.testing.wait_all_tasks_blocked()
-    assert untold(world) == CALLS - TURN_EVENTS
+    assert untold(world) == CALLS - STREAMS_PER_TURN
     return Lost(token, node, ids, lane.release)
 
 
@@ -92,7 +92,7 @@ async def test_a_client_with_many_calls_is_lost_in_turns(
                 await trio.lowlevel.checkpoint()
                 left.append(untold(world))
         steps = [before - after for before, after in itertools.pairwise(left)]
-        assert max(steps) <= 2 * TURN_EVENTS  # Tasks of one pass run in any order.
+        assert max(steps) <= 2 * STREAMS_PER_TURN  # Tasks of one pass run in any order.
         await trio.testing.wait_all_tasks_blocked()
         assert len(world.gateway.dispatcher.parking) == CALLS
         assert all(call.up is None for call in calls_of(world).values())
