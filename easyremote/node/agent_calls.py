@@ -30,7 +30,16 @@ from ..flow import Buffers
 from ..log import Log
 from ..relay import Relay
 from ..wire.errors import ErrorCode
-from ..wire.message import FLAG_STREAM, Dispatch, Failure, Kind, body_seconds, decode, encode
+from ..wire.message import (
+    FLAG_STREAM,
+    Dispatch,
+    Failure,
+    Kind,
+    Result,
+    body_seconds,
+    decode,
+    encode,
+)
 from .process import ExitStatus
 from .replica_plan import Devices
 from .visible import GPUS_KEY, VISIBLE_KEY, value_of
@@ -40,6 +49,7 @@ if TYPE_CHECKING:
     from ..stream import Stream
     from ..timers import Timer, Timers
     from .agent_orphans import Orphanage
+    from .agent_record import Record
     from .pools import Pool
     from .workers import WorkerProcess
 
@@ -102,6 +112,7 @@ class DispatchedCall(Relay):
     _stop_by: float | None = None
     _released = False
     _last_word: tuple[int, bytes] | None = None
+    _record: Record | None = None
 
     def __init__(
         self, pool: Pool, timers: Timers, buffers: Buffers, message: Dispatch, payload: bytes,
@@ -181,6 +192,9 @@ class DispatchedCall(Relay):
             self._last_word = kind, payload
             if self.up is not None:
                 orphans.written(self, kind, payload)
+        elif orphans is not None and kind == Kind.RESULT:
+            size_bytes = sum(decode(Result, payload).segments)
+            self._record = orphans.record(size_bytes, (kind, payload, True, False))
         return False
 
     def _look_at(self, failure: Failure) -> None:
@@ -192,6 +206,22 @@ class DispatchedCall(Relay):
             stopped = failure.code in (ErrorCode.CANCELLED, ErrorCode.DEADLINE)
             if stopped and trio.current_time() >= self._stop_by:
                 self.worker.kill("a body did not stop within its grace")
+
+    def on_data(self, stream: Stream, frame: memoryview, last: bool, end: bool) -> None:
+        """A piece of an argument or of the result."""
+        if self._record is not None and stream is self.down:
+            self._record.entries.append((frame, last, end))
+        Relay.on_data(self, stream, frame, last, end)
+
+    def on_drained(self, stream: Stream, size_bytes: int) -> None:
+        """Bytes have left us: all of the result, perhaps."""
+        Relay.on_drained(self, stream, size_bytes)
+        record = self._record
+        said = record is not None and self.state is CallState.SETTLED and stream is self.up
+        if said and self.orphans is not None and not stream.pending_bytes:
+            assert record is not None
+            self._record = None
+            self.orphans.written_large(self, record)
 
     def on_callee_done(self) -> None:
         """The worker has said its last word."""
@@ -210,18 +240,26 @@ class DispatchedCall(Relay):
 
     def on_caller_gone(self, code: int, reason: str, error: EasyRemoteError | None) -> None:
         """The gateway gave the call up: stop the work. Its link is gone: wait for the next one."""
-        if error is not None and self.orphans is not None and self._can_wait:
+        orphans, record = self.orphans, self._record
+        if error is not None and orphans is not None and self._can_wait:
             self.detach_up()
+            if record is not None:
+                flow = self._flow_down()
+                for entry in record.renew():
+                    flow.hold(entry)
             self._release()
-            self.orphans.take(self)
-        else:
-            self.forsake()
+            orphans.take(self)
+            return
+        if error is not None and orphans is not None and record is not None and self.down_ended:
+            orphans.written_large(self, record)
+        self.forsake()
 
     @property
     def _can_wait(self) -> bool:
         """Whether it may be taken up again: nothing of it was lost halfway."""
-        whole = self.up_ended and not self.up_mid and not self.down_mid
-        spoken = self.outcome_seen or self.flags & FLAG_STREAM
+        whole = self.up_ended and not self.up_mid
+        spoken = self._record is None and (self.down_mid or self.outcome_seen)
+        spoken = spoken or bool(self.flags & FLAG_STREAM)
         return whole and not spoken and self.state is not CallState.SETTLED
 
     @property
@@ -251,7 +289,7 @@ class DispatchedCall(Relay):
         """Nobody wants the outcome any more: stop the work."""
         down, incomplete, held = self.down, self.up_mid, self.state is CallState.HELD
         self.state = CallState.SETTLED
-        self.up = None
+        self.up = self._record = None
         self.mute()
         self._release()
         if held:
@@ -339,11 +377,11 @@ class DispatchedCall(Relay):
             self.succeeded = False
         up, mid, seen = self.up, self.down_mid, self.outcome_seen
         orphaned = self.orphans is not None and self in self.orphans
+        self._record = None
         self.mute()
         failure = Failure(int(code), reason, may_have_run, retry_after_s, detail or {})
         if up is None:
-            # In the middle of a result there is no place for another outcome: then none comes.
-            if orphaned and not mid and not seen:
+            if orphaned:  # Nobody has heard the beginning of a result that will have no end.
                 self._last_word = Kind.FAILURE, encode(failure)
                 self.say_up(*self._last_word)
         elif up.is_open:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
 
 import trio
 
@@ -35,11 +36,11 @@ from ..wire.message import (
     FLAG_STREAM,
     Dispatch,
     Failure,
-    Kind,
-    encode,
 )
+from .agent_record import Record, copies
 
 if TYPE_CHECKING:
+    from ..flow import Held
     from ..stream import Stream
     from ..timers import Timers
     from .agent_calls import DispatchedCall
@@ -55,7 +56,11 @@ SPENT_S = 240.0
 after up to 60 s in which they may have left their outcome untouched, and wait 20 s for us."""
 KEEP_S = 2.0
 """How long an outcome is kept that was written to a link: longer than one waits in a gateway."""
-KEEP_BYTES_MAX = 16 * 1024 * 1024
+KEEP_LARGE_S = 10.0
+"""The same for one that went out in pieces: its caller may take them slowly."""
+KEEP_BYTES_MAX = 32 * 1024 * 1024
+"""Bytes of outcomes that are kept, and of those that are on their way. A larger one is lost with
+the gateway that was passing it on."""
 FLAGS_TOLD = FLAG_STREAM | FLAG_DETACHED | FLAG_IDEMPOTENT
 DEADLINE_MS_MAX = 1 << 53
 """Callers may say any number; a gateway takes no larger ones from a node."""
@@ -72,13 +77,14 @@ class Kept(NamedTuple):
     token: str
     depth: int
     function: str
-    kind: int
-    payload: bytes
+    entries: list[Held]
+    """What is to be said."""
+    size_bytes: int
 
     def to_plain(self) -> dict[str, Any]:
         """Return what is told of it, in the form of a call that is held."""
         told = self._asdict()
-        del told["kind"], told["payload"]
+        del told["entries"], told["size_bytes"]
         return {**told, "flags": 0, "deadline_ms": None}
 
 
@@ -98,6 +104,7 @@ class Orphanage:
         self._forgot_at = -math.inf
         self._written: deque[tuple[float, Kept]] = deque()
         self._written_bytes = 0
+        self._records: WeakSet[Record] = WeakSet()
         self._kept: dict[bytes, Kept] = {}
         self._kept_bytes = 0
 
@@ -176,13 +183,15 @@ class Orphanage:
             return call
         kept = self._take_kept(message.call_id)
         if kept is not None:
-            kind, payload = kept.kind, kept.payload
             self._keep([kept], trio.current_time())
+            for entry in copies(kept.entries):
+                if len(entry) == 4:
+                    stream.forward(*entry)
+                else:
+                    stream.forward_data(*entry)
         else:
             reason = f"the call of {message.function} is no longer on this node"
-            failure = Failure(int(ErrorCode.GATEWAY_LOST), reason, True, None, {})
-            kind, payload = Kind.FAILURE, encode(failure)
-        stream.forward(kind, payload, False, True)
+            stream.send(Failure(int(ErrorCode.GATEWAY_LOST), reason, True, None, {}), end=True)
         stream.release()
         return StreamHandler()
 
@@ -190,25 +199,47 @@ class Orphanage:
 
     def written(self, call: DispatchedCall, kind: int, payload: bytes) -> None:
         """An outcome goes out on the link."""
+        self._note(call, [(kind, payload, False, True)], len(payload), KEEP_S)
+
+    def record(self, size_bytes: int, opening: Held) -> Record | None:
+        """Return what keeps a large result while it passes; None if there is no room for it."""
+        if sum(one.size_bytes for one in self._records) + size_bytes > KEEP_BYTES_MAX:
+            return None
+        record = Record(size_bytes, opening)
+        self._records.add(record)
+        return record
+
+    def written_large(self, call: DispatchedCall, record: Record) -> None:
+        """The last piece of a large result has gone out on the link."""
+        self._note(call, record.entries, record.size_bytes, KEEP_LARGE_S)
+        self._timers.at(trio.current_time() + KEEP_LARGE_S + 0.1, self._forget_written)
+
+    def _note(
+        self, call: DispatchedCall, entries: list[Held], size_bytes: int, keep_s: float
+    ) -> None:
         context = call.context
         kept = Kept(
             call.call_id, call.attempt, call.grant, context.get("token", ""),
-            context.get("depth", 0), call.function, kind, payload,
+            context.get("depth", 0), call.function, entries, size_bytes,
         )  # fmt: skip
         now = trio.current_time()
-        if call.attached and self._kept_bytes + len(payload) <= KEEP_BYTES_MAX:
+        if call.attached and self._kept_bytes + size_bytes <= KEEP_BYTES_MAX:
             self._keep([kept], now)  # Its caller may need longer to come back than the next loss.
             return
-        written = self._written
-        written.append((now, kept))
-        self._written_bytes += len(payload)
-        while written and (written[0][0] < now - KEEP_S or self._written_bytes > KEEP_BYTES_MAX):
-            self._written_bytes -= len(written.popleft()[1].payload)
+        self._written.append((now + keep_s, kept))
+        self._written_bytes += size_bytes
+        self._forget_written()
+
+    def _forget_written(self) -> None:
+        """What was written long enough ago has arrived."""
+        written, now = self._written, trio.current_time()
+        while written and (written[0][0] < now or self._written_bytes > KEEP_BYTES_MAX):
+            self._written_bytes -= written.popleft()[1].size_bytes
 
     def link_lost(self) -> None:
         """What was written last may have reached nobody."""
         now = trio.current_time()
-        kept = [one for at, one in self._written if at >= now - KEEP_S]
+        kept = [one for until, one in self._written if until >= now]
         self._written.clear()
         self._written_bytes = 0
         if kept:
@@ -217,7 +248,7 @@ class Orphanage:
     def _keep(self, kept: list[Kept], now: float) -> None:
         for one in kept:
             self._take_kept(one.call_id)
-            self._kept_bytes += len(one.payload)
+            self._kept_bytes += one.size_bytes
             self._kept[one.call_id] = one
 
         def forget() -> None:
@@ -230,7 +261,7 @@ class Orphanage:
     def _take_kept(self, call_id: bytes) -> Kept | None:
         found = self._kept.pop(call_id, None)
         if found is not None:
-            self._kept_bytes -= len(found.payload)
+            self._kept_bytes -= found.size_bytes
         return found
 
     def to_plain(self, *, restarted: bool) -> dict[str, Any]:

@@ -25,15 +25,25 @@ from easyremote import (
     alive,
     gather,
     remote,
+    values,
 )
 from easyremote.client import again as again_module
 from easyremote.client import call as call_module
 from easyremote.client import client as client_module
 from easyremote.client import session as session_module
+from easyremote.client.bodies import pack
 from easyremote.client.client import Client
 from easyremote.client.offload import offload
 from easyremote.wire.errors import ErrorCode
-from easyremote.wire.message import FLAG_ATTACH, FLAG_DETACHED, FLAG_IDEMPOTENT
+from easyremote.wire.frame import HEADER_SIZE
+from easyremote.wire.message import (
+    FLAG_ATTACH,
+    FLAG_DETACHED,
+    FLAG_IDEMPOTENT,
+    Kind,
+    Result,
+    encode,
+)
 
 from .scripted import WAIT_S, GivenCall, ScriptedGateway, scripted
 
@@ -461,6 +471,31 @@ def test_an_outcome_that_came_is_not_asked_for_again(
     held[0]()
     assert future.result(WAIT_S) == value
     assert not later.done()
+
+
+def test_half_a_result_is_forgotten_with_its_link(gateway: ScriptedGateway, client: Client) -> None:
+    """The call is submitted again, and its value comes whole."""
+    value = np.arange(1 << 18)
+    future = client.submit("f")
+    first = gateway.next_call()
+    codec, body, segments, buffers = pack(values.encode(value, allow_pickle=False))
+
+    def say_half() -> None:
+        frame = memoryview(bytearray(HEADER_SIZE + 1000))
+        message = Result(codec, 0.1, body, segments)
+        first.stream.forward(Kind.RESULT, encode(message), True, False)
+        first.stream.forward_data(frame, False, False)
+
+    assert buffers[0].nbytes > 1000
+    gateway.do(say_half)
+    source = future._source
+    assert isinstance(source, call_module.OutgoingCall)
+    until(lambda: source._filling is not None)
+    gateway.cut()
+    second = gateway.next_call()
+    assert second.call.call_id == first.call.call_id
+    second.result(value)
+    assert (future.result(WAIT_S) == value).all()
 
 
 def test_a_call_is_found_by_its_id(gateway: ScriptedGateway, client: Client) -> None:

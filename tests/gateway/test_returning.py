@@ -555,6 +555,27 @@ async def test_an_outcome_that_a_node_has_kept_is_fetched(
         assert world.gateway.registry.nodes["n1"].groups["main"].busy == 0
 
 
+@pytest.mark.parametrize("how", ["held", "kept"])
+async def test_a_large_result_is_taken_up_again(
+    state: Path, autojump_clock: MockClock, how: str
+) -> None:
+    """Whether all of it was written before the restart or a part: its node says all of it now."""
+    was, value = await before_restart(state), bytes(3 * 1024 * 1024)
+    async with open_world(state) as world:
+        outcome = again(await world.client(token=was.token), was)
+        told: dict[str, Any] = {how: [held(was.given)]}
+        node = await world.node("n1", function("f", slots=4), boot=BOOT, **told)
+        asked = await node.wait_given()
+        asked.say(Result(0, 0.1, None, [len(value)]), [memoryview(value)], end=True)
+        asked.release()
+        result = await outcome.outcome()
+        assert isinstance(result, Result)
+        assert b"".join(outcome.data) == value
+        await trio.testing.wait_all_tasks_blocked()
+        assert world.gateway.dispatcher.bytes_buffered() == 0
+        assert world.gateway.registry.nodes["n1"].groups["main"].busy == 0
+
+
 @pytest.mark.parametrize("changed", [{}, {"grant": bytes(16)}], ids=["another user", "no grant"])
 async def test_a_kept_outcome_is_for_its_user_and_from_its_node(
     state: Path, autojump_clock: MockClock, changed: dict[str, Any]
