@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..handlers import StreamHandler
 from ..log import Log
+from ..values import plain
 from ..wire.errors import ErrorCode
 from ..wire.message import Failure, Kind, Register, Registered, Telemetry, Update, decode
 from .bodies import BODY_BYTES_MAX, BodyReader
@@ -135,6 +136,16 @@ class RegistrationHandler(StreamHandler):
         if self._stream.is_open:
             self._stream.reset(ErrorCode.NO_ERROR, "a newer registration has come")
             self._stream.release()
+
+    def tell(self, change: dict[str, Any]) -> None:
+        """Say to the node what is wanted of it, or known of it.
+
+        Args:
+            change: Plain data. `replicas` is a map of function names to how many replicas there
+                should be, `revenue` a sum in the node's currency, `rating` a number in [0, 1].
+        """
+        if self._announced and self._stream.is_open:
+            self._stream.send(Update(plain.encode(change), []))
 
     def _refuse(self, code: ErrorCode, reason: str) -> None:
         _log.warning("registration refused", node_id=self._record.node_id, reason=reason)

@@ -258,7 +258,8 @@ class Agent:
         self._replicas.offered()
         worker = self.family.main.worker
         roots = [] if worker is None else [worker.process.pid]
-        self.start_task(self._reporter.run, session, roots)
+        gpus = None if self.family.spec is None else self.family.spec.limits.get("gpus")
+        self.start_task(self._reporter.run, session, roots, gpus)
         await session.run()
 
     def _state(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Replicas:
             if pool.function not in plans:
                 pool.keep(0, 1)
         for name, plan in plans.items():
-            if plan.scaled:
+            if plan.scaling is not None:
                 pool = self._family.replica_pool(self._offer.functions[name], plan)
                 self._offer.slots[name] = pool.slots
                 pool.wanted()
@@ -89,10 +89,10 @@ class Replicas:
             Whether more or fewer calls fit now.
         """
         plan = self._offer.plans.get(function)
-        if plan is None or not plan.scaled:
+        if plan is None or plan.scaling is None:
             return False
         pool = self._family.replica_pool(self._offer.functions[function], plan)
-        before, kept = pool.slots, min(max(count, plan.least), plan.slots)
+        before, kept = pool.slots, plan.bound(count)
         pool.keep(kept, max(1, kept))
         self._offer.slots[function] = pool.slots
         return pool.slots != before
@@ -100,4 +100,4 @@ class Replicas:
     def counts(self) -> dict[str, int]:
         """Return how many replicas serve each scaled function."""
         alive = self._family.replicas()
-        return {n: alive.get(n, 0) for n, plan in self._offer.plans.items() if plan.scaled}
+        return {n: alive.get(n, 0) for n, plan in self._offer.plans.items() if plan.scaling}

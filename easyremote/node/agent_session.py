@@ -32,6 +32,7 @@ from ..errors import (
     GatewayUnreachableError,
     LinkLostError,
     NotConnectedError,
+    SerializationError,
     from_wire,
 )
 from ..handlers import LinkHandler, StreamHandler
@@ -287,7 +288,10 @@ class GatewaySession(LinkHandler):
 
     def says(self, body: bytes | None) -> None:
         """The gateway says something of the node; what is no map is not for this version."""
-        change = None if body is None else values.decode(body, [], allow_pickle=False)
+        try:
+            change = None if body is None else values.decode(body, [], allow_pickle=False)
+        except SerializationError:
+            return
         if type(change) is dict:
             self._owner.gateway_says(change)
 

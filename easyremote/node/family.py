@@ -251,8 +251,8 @@ class Family:
             pool.kept = plan.least
             self._replica_restarts[plan.group] = Restarts(self._intensity)
         pool.sets = plan.devices
-        pool.kept = min(max(pool.kept, plan.least), plan.slots)
-        pool.slots = max(1, pool.kept) if plan.scaled else plan.slots
+        pool.kept = plan.bound(pool.kept)
+        pool.slots = max(1, pool.kept) if plan.scaling is not None else plan.slots
         if entry.get("isolation") == "process":
             pool.memory_bytes_max = memory.limit_of(entry.get("requirements"))
         return pool

@@ -258,7 +258,7 @@ class ComputeNode:
             *self._table.unenforced(),
             *(f"limits.{n}" for n in self._limits.unenforced()),
         ]
-        if unenforced:
+        if unenforced and not rerun.is_rerun():
             _log.warning(
                 "these settings are shown in discovery, but nothing enforces them yet",
                 node_id=self.node_id, settings=", ".join(unenforced),

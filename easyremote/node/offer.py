@@ -101,7 +101,8 @@ class NodeOffer:
         entry, plan = self.functions[name], self.plans.get(name)
         if plan is None:
             return entry
-        slots = max(1, self.slots.get(name, plan.least)) if plan.scaled else plan.slots
+        scaled = plan.scaling is not None
+        slots = max(1, self.slots.get(name, plan.least)) if scaled else plan.slots
         return rewritten(entry, plan, slots)
 
     def to_plain(self, spec: NodeSpec, removed: list[str] | None = None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..scheduler.billing import read_price
 from ..scheduler.quota import read_quota
+from ..scheduler.scaling import read_scaling
 from . import memory
 from .memory import MEMORY_KEY
 from .zone import local_zone
@@ -252,13 +253,14 @@ def _billing(keyword: str, value: Any) -> str | Mapping[str, Any] | None:
 
 
 def _scaling(keyword: str, value: Any) -> Any:
-    if value is None or value == "auto":
+    if value is None:
         return value
-    if isinstance(value, Mapping):
-        return _mapping(keyword, value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f'{keyword} is "auto", a number of workers or a dict, not {value!r}')
-    return count(keyword, value)
+    if not isinstance(value, str | Mapping):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f'{keyword} is "auto", a number of workers or a dict, not {value!r}')
+        count(keyword, value)
+    read_scaling(value)
+    return _mapping(keyword, value) if isinstance(value, Mapping) else value
 
 
 def _cache(keyword: str, value: Any) -> bool | float:

@@ -22,11 +22,12 @@ Source. features.md R4 and R9.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..scheduler.model import Device, Needs
 from ..scheduler.needs import read_needs, read_resources
+from ..scheduler.scaling import Scaling, read_scaling
 
 Devices = tuple[int, ...]
 """Indexes of GPUs, as `CUDA_VISIBLE_DEVICES` of the node counts them."""
@@ -43,24 +44,22 @@ class ReplicaPlan:
         slots: Replicas at most, and calls at once at most.
         devices: Sets of devices to which replicas are pinned, one after the other; empty if its
             replicas are not pinned.
-        least: Replicas that are kept although no call waits.
-        scaled: Its number of replicas is decided from outside, between `least` and `slots`.
+        scaling: What its owner declared, where their number is decided from outside.
     """
 
     group: str
     slots: int
     devices: tuple[Devices, ...] = ()
-    least: int = 0
-    scaled: bool = False
+    scaling: Scaling | None = None
 
+    @property
+    def least(self) -> int:
+        """Replicas that are kept although no call waits."""
+        return 0 if self.scaling is None else self.scaling.min
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What `scaling=` allows."""
-
-    least: int
-    most: int | None
-    """None: as many as the machine has room for."""
+    def bound(self, count: int) -> int:
+        """Return the number of replicas nearest to `count` that the owner and the machine allow."""
+        return count if self.scaling is None else self.scaling.bound(count, self.slots)
 
 
 def needs_of(entry: Mapping[str, Any]) -> Needs | None:
@@ -101,20 +100,19 @@ def plan_of(
         devices: The GPUs of the node.
         threads: Hardware threads that may be used.
     """
-    bounds = bounds_of(entry.get("scaling"))
+    scaling = scaling_of(entry)
     needs = needs_of(entry)
     sets: tuple[Devices, ...] = ()
     if needs is not None and needs.gpus and len(devices) > 1:
         sets = _sets(fitting(devices, needs), needs)
     isolated = entry.get("isolation") == "process"
-    if bounds is None and not sets and not isolated:
+    if scaling is None and not sets and not isolated:
         return None
     group = f"{GROUP_PREFIX}{entry['name']}"
     declared = entry.get("max_concurrency")
-    if bounds is not None:
-        room = len(sets) if sets else threads
-        most = bounds.most or declared or max(1, room)
-        return ReplicaPlan(group, max(most, bounds.least), sets, bounds.least, scaled=True)
+    if scaling is not None:
+        room = scaling.max or declared or max(1, len(sets) if sets else threads)
+        return ReplicaPlan(group, max(room, scaling.min), sets, scaling)
     slots = declared or (len(sets) if sets else entry.get("slots", 1))
     return ReplicaPlan(group, slots, sets)
 
@@ -136,27 +134,18 @@ def rewritten(entry: Mapping[str, Any], plan: ReplicaPlan, slots: int) -> dict[s
         slots: Calls at once, now.
     """
     told = {**entry, "group": plan.group, "slots": slots}
-    if plan.scaled:
-        scaling = entry.get("scaling")
-        more = scaling if isinstance(scaling, Mapping) else {}
-        told["scaling"] = {**more, "min": plan.least, "max": plan.slots}
+    if plan.scaling is not None:
+        told["scaling"] = {**asdict(plan.scaling), "max": plan.slots}
     return told
 
 
-def bounds_of(scaling: Any) -> Bounds | None:
-    """Return what `scaling=` says of the number of replicas; None if it is not given.
-
-    >>> bounds_of("auto"), bounds_of(3), bounds_of({"min": 1, "max": 4})
-    (Bounds(least=0, most=None), Bounds(least=3, most=3), Bounds(least=1, most=4))
-    """
-    if scaling is None:
+def scaling_of(entry: Mapping[str, Any]) -> Scaling | None:
+    """Return what a function says of its replicas; None if it says nothing that can be read."""
+    given = entry.get("scaling")
+    try:
+        return None if given is None else read_scaling(given)
+    except ValueError:
         return None
-    if isinstance(scaling, int):
-        return Bounds(scaling, scaling)
-    if isinstance(scaling, Mapping):
-        least, most = scaling.get("min", 0), scaling.get("max")
-        return Bounds(int(least), None if most is None else int(most))
-    return Bounds(0, None)
 
 
 def chosen(devices: Any, known: Collection[int]) -> Devices | None:

@@ -9,7 +9,7 @@ Rules of this file. 1) Nothing here touches a call on its way: a call is booked 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -47,16 +47,21 @@ class Reporter:
         self._delta = telemetry.Delta(trio.current_time)
         self._sample: dict[str, Any] = {}
 
-    async def run(self, session: GatewaySession, roots: list[int]) -> None:
+    async def run(
+        self, session: GatewaySession, roots: list[int], gpus: Collection[int] | None
+    ) -> None:
         """Sample this machine as long as the node lives.
 
         Args:
             session: Who listens.
             roots: The processes that the node began with.
+            gpus: Indexes of the GPUs that its owner lets it use, None for all.
         """
         sampling = telemetry.Sampling(roots)
         while True:
-            self._sample = await sampling.take()
+            self._sample = sample = await sampling.take()
+            if gpus is not None and "gpus" in sample:
+                sample["gpus"] = [one for one in sample["gpus"] if one["index"] in gpus]
             now = trio.current_time()
             self.ledger.moved(session.transferred_bytes(), now)
             if self._sample:

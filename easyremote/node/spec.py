@@ -16,6 +16,10 @@ AcceptCode = bool | str | Sequence[str]
 """Who may send this node pickles: nobody, "owner", "members", or the principals named."""
 
 
+ENFORCED = frozenset({"memory", "gpus"})
+"""Limits whose effect is there."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeLimits:
     """What the owner of a node allows at most.
@@ -23,7 +27,8 @@ class NodeLimits:
     Attributes:
         memory: Memory of all workers together, as "8GB", "8GiB" or bytes. Past it the largest
             process of an isolated function is killed; the script itself never is.
-        gpus: Indices of the GPUs that calls may use; None means all of them.
+        gpus: Indices of the GPUs that calls may use, as `CUDA_VISIBLE_DEVICES` of the node counts
+            them; None means all of them.
         hours: Times of day at which calls are taken, as "20:00-07:00"; None means always.
     """
 
@@ -35,14 +40,16 @@ class NodeLimits:
         """Refuse what is no limit.
 
         Raises:
-            ValueError: `memory` is no size.
+            ValueError: `memory` is no size, or `gpus` are no indices.
         """
         if self.memory is not None:
             memory.parse_size(self.memory)
+        if self.gpus is not None and not all(type(one) is int and one >= 0 for one in self.gpus):
+            raise ValueError(f"limits.gpus are indices of GPUs such as (0, 1), not {self.gpus!r}")
 
     def unenforced(self) -> list[str]:
         """Return the names of the limits that are set and that nothing enforces yet."""
-        return [name for name in self.named() if name != "memory"]
+        return [name for name in self.named() if name not in ENFORCED]
 
     def named(self) -> list[str]:
         """Return the names of the limits that are set."""

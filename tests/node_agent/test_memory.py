@@ -53,9 +53,11 @@ def test_limits_of_a_node_are_checked() -> None:
     """A node's own limit on memory is read like a function's."""
     with pytest.raises(ValueError, match="a size is written as"):
         ComputeNode("localhost", "n", limits=NodeLimits(memory="lots"))
-    limits = NodeLimits(memory="8GB", gpus=(0,))
+    with pytest.raises(ValueError, match="indices of GPUs"):
+        ComputeNode("localhost", "n", limits=NodeLimits(gpus=("first",)))  # type: ignore[arg-type]
+    limits = NodeLimits(memory="8GB", gpus=(0,), hours="20:00-07:00")
 
-    assert limits.unenforced() == ["gpus"]
+    assert limits.unenforced() == ["hours"]
 
 
 def test_enforced_requirement_is_not_called_unenforced() -> None:
