@@ -50,10 +50,12 @@ class Question:
         final: It is the last word: nothing is asked any more.
     """
 
-    __slots__ = ("_asked_at", "_name", "_of_the_end", "_pending", "answer", "final")
+    __slots__ = ("_asked_at", "_many", "_name", "_of_the_end", "_pending", "answer", "final")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, many: bool = False) -> None:
+        """Prepare a question by its name; some are about many calls, and get a list."""
         self._name = name
+        self._many = many
         self._asked_at = -FRESH_S
         self._pending: Future[Any] | None = None
         self._of_the_end = False
@@ -74,7 +76,10 @@ class Question:
     def _ask(self, call: OutgoingCall) -> None:
         session = call.session
         self._of_the_end = call.future is None
-        asked = session.ask_if_up(self._name, {"call_id": call.call_id})
+        one = call.call_id
+        asked = session.ask_if_up(
+            self._name, {"call_ids": [one]} if self._many else {"call_id": one}
+        )
         if asked is None:
             return
         self._pending = asked
@@ -104,7 +109,7 @@ class News:
     def __init__(self, call: OutgoingCall) -> None:
         self._call = call
         self._where = Question("call")
-        self._usage = Question("usage")
+        self._usage = Question("usage", many=True)
 
     def where(self) -> Whereabouts | None:
         """Return where the call is, None if the gateway has not said so."""

@@ -26,7 +26,7 @@ from ..wire.errors import ErrorCode
 from .registry import visible
 from .routing import Refused
 from .store import Store
-from .usage_store import Who, accounts_of, list_usage
+from .usage_store import Who, accounts_of, list_usage, usage_of
 
 if TYPE_CHECKING:
     from .core import Gateway
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 PAGE_ROWS = 1000
 AUDIT_PAGE_ROWS = 1000
+CALLS_MAX = 1000
+"""Calls whose records are asked for at once."""
 SUBS_MAX = 1000
 """Sub-accounts of one function that are listed."""
 
@@ -71,7 +73,9 @@ def _subs(accounts: Iterable[Who]) -> dict[tuple[str, str], list[str]]:
 
 
 async def usage(gateway: Gateway, session: Session, args: Args) -> Any:
-    """Return a page of usage records of a user, or of all."""
+    """Return a page of usage records of a user, or of all; or those of some calls of the asker."""
+    if "call_ids" in args:
+        return await _usage_of_calls(gateway, session, args["call_ids"])
     everybody = args.get("everybody", False) is True
     if everybody:
         _check_operator(session.principal)
@@ -85,6 +89,16 @@ async def usage(gateway: Gateway, session: Session, args: Args) -> Any:
     rows = list_usage(
         gateway.store.reader, user=user, since=float(since), after=after, limit=PAGE_ROWS
     )
+    return [plain_usage(row) for row in rows]
+
+
+async def _usage_of_calls(gateway: Gateway, session: Session, call_ids: Any) -> Any:
+    if type(call_ids) is not list or not 0 < len(call_ids) <= CALLS_MAX:
+        raise Refused(ErrorCode.BAD_ARGUMENT, f"call_ids is a list of 1 to {CALLS_MAX} ids")
+    if not all(type(call_id) is bytes for call_id in call_ids):
+        raise Refused(ErrorCode.BAD_ARGUMENT, "a call id is 16 bytes")
+    await gateway.store.write(_nothing)
+    rows = usage_of(gateway.store.reader, session.principal.user, call_ids)
     return [plain_usage(row) for row in rows]
 
 

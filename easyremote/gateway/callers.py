@@ -3,8 +3,8 @@
 Theory. Calls are looked up under the user whose they are: the id of somebody else's call is, for
 everyone but its owner, an id that does not exist. Ids of calls that are over are remembered for a
 while, in two generations, so that a call that is submitted again is not run again, and with each
-the user who owns the node that answered: whoever asks whether to trust an answer must hear of the
-node that gave it, not of those that could have.
+the node that answered and the user who owns it: whoever asks whether to trust an answer must hear
+of the node that gave it, not of those that could have.
 
 Rules of this file. 1) No I/O, no clock. 2) Memory per user is bounded.
 
@@ -48,20 +48,23 @@ class Caller:
         self.calls: dict[bytes, GatewayCall] = {}
         self.queued = 0
         self.lane = trio.Lock()
-        self._over: dict[bytes, str | None] = {}
-        self._older: dict[bytes, str | None] = {}
+        self._over: dict[bytes, tuple[str | None, str | None]] = {}
+        self._older: dict[bytes, tuple[str | None, str | None]] = {}
         self._rotated_at = self.forgot_until = -math.inf
 
-    def over(self, call_id: bytes, answered_by: str | None, now: float) -> None:
+    def over(
+        self, call_id: bytes, answered_by: str | None, now: float, node_id: str | None = None
+    ) -> None:
         """A call has its outcome and nobody will ask for it again.
 
         Args:
             call_id: Its id.
             answered_by: The user who owns the node that had it, None if none had.
             now: On trio's clock.
+            node_id: That node.
         """
         self.calls.pop(call_id, None)
-        self._over[call_id] = answered_by
+        self._over[call_id] = answered_by, node_id
         if len(self._over) >= REMEMBERED_MAX:
             if self._older:
                 self.forgot_until = self._rotated_at
@@ -72,7 +75,15 @@ class Caller:
         call = self.calls.get(call_id)
         if call is not None:
             return call.node_owner
-        return self._over.get(call_id) or self._older.get(call_id)
+        return self._ended(call_id)[0]
+
+    def served_by(self, call_id: bytes) -> str | None:
+        """Return the id of the node that has or had a call, None if that is not known."""
+        call = self.calls.get(call_id)
+        return self._ended(call_id)[1] if call is None else call.node_id
+
+    def _ended(self, call_id: bytes) -> tuple[str | None, str | None]:
+        return self._over.get(call_id) or self._older.get(call_id) or (None, None)
 
     def was_over(self, call_id: bytes) -> bool:
         """Return whether a call of this id had its outcome not long ago."""

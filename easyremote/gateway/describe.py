@@ -54,6 +54,16 @@ def node_info(
     }
 
 
+SPECIALIZATIONS_MAX = 16
+
+
+def specialization(record: NodeRecord) -> list[str]:
+    """Return what a node's owner says that it is for."""
+    declared = record.capabilities.get("specialization")
+    listed = declared if type(declared) is list else [declared]
+    return [one for one in listed if type(one) is str][:SPECIALIZATIONS_MAX]
+
+
 def _heard(record: NodeRecord, now: float | None) -> dict[str, Any]:
     """Say how long a node has been silent, and how long it may go on so."""
     if now is None:

@@ -416,7 +416,8 @@ class Dispatcher:
             return
         call.over = True
         self.parking.leave(call)
-        call.caller.over(call.message.call_id, call.node_owner, trio.current_time())
+        now = trio.current_time()
+        call.caller.over(call.message.call_id, call.node_owner, now, call.node_id)
         self._children_done(call)
         if call.deadline is not None:
             self.timers.settled()

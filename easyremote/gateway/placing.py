@@ -210,7 +210,7 @@ class Placer:
         call.offer = offer
         # By the caller's word or by that of a node that has room again: the later one was just now.
         call.since = max(call.since, down.link.connection.now)
-        call.node_owner = record.owner
+        call.node_owner, call.node_id = record.owner, record.node_id
         if call.charge is not None:
             call.charge.given(offer, trio.current_time())
         call.step(what)

@@ -168,6 +168,11 @@ OWNERS_MAX = 1000
 
 def _call(gateway: Gateway, session: Session, args: Args) -> Any:
     """Return where a call of the asker is; somebody else's is as unknown as none."""
+    call_id = args.get("call_id")
+    if type(call_id) is bytes and call_id not in session.caller.calls:
+        node_id = session.caller.served_by(call_id)
+        if node_id is not None:  # It is over, and not long ago.
+            return {"state": "done", "node_id": node_id}
     return whereabouts(_own_call(session, args))
 
 
@@ -188,12 +193,30 @@ def _own_call(session: Session, args: Args) -> GatewayCall:
 
 def _owners(gateway: Gateway, session: Session, args: Args) -> Any:
     """Return who owns the nodes that have or had some calls of the asker; None is not known."""
+    return [session.caller.answered_by(call_id) for call_id in _call_ids(args)]
+
+
+def _served(gateway: Gateway, session: Session, args: Args) -> Any:
+    """Return which nodes had some calls of the asker, how many, and what those nodes are for."""
+    counts: dict[str, int] = {}
+    for call_id in _call_ids(args):
+        node_id = session.caller.served_by(call_id)
+        if node_id is not None:
+            counts[node_id] = counts.get(node_id, 0) + 1
+    return [
+        {"node_id": node_id, "calls": calls, "specialization": describe.specialization(record)}
+        for node_id, calls in sorted(counts.items())
+        if (record := gateway.registry.nodes.get(node_id)) is not None
+    ]
+
+
+def _call_ids(args: Args) -> list[bytes]:
     call_ids = args.get("call_ids")
     if type(call_ids) is not list or len(call_ids) > OWNERS_MAX:
         raise Refused(ErrorCode.BAD_ARGUMENT, f"call_ids is a list of at most {OWNERS_MAX} ids")
     if not all(type(call_id) is bytes for call_id in call_ids):
         raise Refused(ErrorCode.BAD_ARGUMENT, "a call id is 16 bytes")
-    return [session.caller.answered_by(call_id) for call_id in call_ids]
+    return call_ids
 
 
 def _status(gateway: Gateway, session: Session, args: Args) -> Any:
@@ -294,6 +317,7 @@ OPERATIONS: dict[str, Operation] = {
     "call": Operation.CALL,
     "explain": Operation.CALL,
     "owners": Operation.CALL,
+    "served": Operation.CALL,
     "token.create": Operation.OPERATE,
     "token.list": Operation.OPERATE,
     "token.revoke": Operation.OPERATE,
@@ -313,6 +337,7 @@ SYNC: dict[str, Sync] = {
     "call": _call,
     "explain": _explain,
     "owners": _owners,
+    "served": _served,
     "token.list": _token_list,
     "audit.verify": _audit_verify,
     "audit.list": account_queries.audit_list,

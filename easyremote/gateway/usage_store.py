@@ -195,6 +195,17 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+def usage_of(store: Store, user: str, call_ids: list[bytes]) -> list[dict[str, Any]]:
+    """Return the records of some calls of a user, paid or not, whether they have ended or not."""
+    marks = ", ".join("?" * len(call_ids))
+    rows = store.rows(
+        f"SELECT {', '.join(_COLUMNS)} FROM usage "  # noqa: S608 - names of ours, and marks
+        f"WHERE user = ? AND call_id IN ({marks}) ORDER BY seq",
+        user, *call_ids,
+    )  # fmt: skip
+    return _records(rows)
+
+
 def list_usage(
     store: Store, *, user: str | None = None, since: float = 0.0, after: int = 0,
     limit: int = LIST_MAX,
@@ -215,6 +226,10 @@ def list_usage(
         "ORDER BY seq LIMIT ?",
         UNKNOWN, since, after, *whose, limit,
     )  # fmt: skip
+    return _records(rows)
+
+
+def _records(rows: Iterable[tuple[Any, ...]]) -> list[dict[str, Any]]:
     found = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
     for one in found:
         one["paid"], one["flagged"] = bool(one["paid"]), bool(one["flagged"])

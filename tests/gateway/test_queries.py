@@ -22,6 +22,7 @@ ARGS: dict[str, dict[str, Any]] = {
     "call": {"call_id": new_id()},
     "explain": {"call_id": new_id()},
     "owners": {"call_ids": [new_id()]},
+    "served": {"call_ids": [new_id()]},
     "resolve": {"function": "f"},
 }
 
@@ -191,6 +192,10 @@ async def test_resolve_answers_by_name_node_and_path(
     [
         ("call", {"call_id": "text"}),
         ("owners", {"call_ids": "text"}),
+        ("served", {"call_ids": [7]}),
+        ("usage", {"call_ids": "text"}),
+        ("usage", {"call_ids": []}),
+        ("usage", {"call_ids": ["text"]}),
         ("owners", {"call_ids": ["text"]}),
         ("owners", {"call_ids": [bytes(16)] * 1001}),
         ("functions", {"node_id": 7}),
@@ -323,6 +328,28 @@ async def test_who_answered_is_known_whatever_the_node_says_later(
     assert await client.ask("owners", call_ids=asked) == [owner, owner, None]
     stranger = await world.client(user="mallory")
     assert await stranger.ask("owners", call_ids=asked) == [None, None, None]
+    assert await stranger.ask("served", call_ids=asked) == []
+
+
+@pytest.mark.trio
+async def test_which_nodes_had_calls_and_what_they_are_for(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A caller learns where its calls went, also those that are over; where one went, too."""
+    train = await world.node("n1", function("f"), capabilities={"specialization": ["training", 3]})
+    chess = await world.node("n2", function("g"), capabilities={"specialization": "chess"})
+    client = await world.client()
+    train.auto = chess.auto = lambda given: given.answer()
+    ids = [new_id() for _ in range(4)]
+    for call_id, name in zip(ids, "ffgf", strict=True):
+        await client.call(name, call_id=call_id).outcome()
+
+    assert await client.ask("served", call_ids=[*ids, new_id()]) == [
+        {"node_id": "n1", "calls": 3, "specialization": ["training"]},
+        {"node_id": "n2", "calls": 1, "specialization": ["chess"]},
+    ]
+    where = await client.ask("call", call_id=ids[2])
+    assert (where["state"], where["node_id"]) == ("done", "n2")
 
 
 def test_operations_of_queries_are_operations() -> None:
