@@ -12,7 +12,7 @@ Source. features.md R4, N4, 1.6.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from .units import show_bytes
@@ -114,6 +114,7 @@ class Resources:
     Attributes:
         devices: Its GPUs; an empty tuple says that it has none.
         custom: Amounts of resources that its owner declared.
+        listed: `devices` names each one that calls may use; others are not for them.
     """
 
     cpus: float | None = None
@@ -121,6 +122,7 @@ class Resources:
     disk_bytes: int | None = None
     devices: tuple[Device, ...] | None = None
     custom: Mapping[str, float] = field(default_factory=dict[str, float])
+    listed: bool = False
 
     def over(self, detected: Resources) -> tuple[Resources, tuple[str, ...]]:
         """Lay this declaration over what was detected.
@@ -148,10 +150,21 @@ class Resources:
             self.cpus if detected.cpus is None else detected.cpus,
             self.memory_bytes if detected.memory_bytes is None else detected.memory_bytes,
             self.disk_bytes if detected.disk_bytes is None else detected.disk_bytes,
-            self.devices if detected.devices is None else detected.devices,
+            self.devices if detected.devices is None else self._known(detected.devices),
             self.custom,
         )
         return merged, tuple(exceeds)
+
+    def _known(self, detected: tuple[Device, ...]) -> tuple[Device, ...]:
+        """Return the detected devices that may be used, with the models that were declared."""
+        mine = {device.index: device for device in self.devices or ()}
+        return tuple(
+            replace(device, model=mine[device.index].model)
+            if device.index in mine and not device.model
+            else device
+            for device in detected
+            if device.index in mine or not self.listed
+        )
 
 
 DECLARED_SLACK = 1.1

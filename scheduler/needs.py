@@ -129,11 +129,10 @@ def read_resources(capabilities: Mapping[str, Any]) -> Resources:
         cpus = _lenient(cpu.get("threads", cpu.get("cores")), read_count)
     memory = _lenient(capabilities.get("memory"), read_bytes)
     disk = _lenient(capabilities.get("disk"), read_bytes)
-    devices: tuple[Device, ...] | None = None
-    if isinstance(gpu, Mapping) and (total := _lenient(gpu.get("memory"), read_bytes)):
-        count = int(_lenient(gpu.get("count", 1), read_count) or 1)
-        model = str(gpu.get("model", ""))[:128]
-        devices = tuple(Device(index, model, int(total)) for index in range(min(count, GPUS_MAX)))
+    devices = _listed(gpu.get("devices")) if isinstance(gpu, Mapping) else None
+    listed = devices is not None
+    if devices is None and isinstance(gpu, Mapping):
+        devices = _counted(gpu)
     custom: dict[str, float] = {}
     declared = capabilities.get("resources")
     if isinstance(declared, Mapping):
@@ -146,7 +145,30 @@ def read_resources(capabilities: Mapping[str, Any]) -> Resources:
         None if disk is None else int(disk),
         devices,
         custom,
+        listed,
     )
+
+
+def _listed(told: Any) -> tuple[Device, ...] | None:
+    """Return the devices that a node lists one by one, None if it does not."""
+    if not isinstance(told, list | tuple):
+        return None
+    found: dict[int, Device] = {}
+    for one in told[:GPUS_MAX]:
+        if isinstance(one, Mapping) and type(index := one.get("index")) is int and index >= 0:
+            total = _lenient(one.get("memory_bytes", one.get("memory")), read_bytes)
+            found[index] = Device(index, str(one.get("model", ""))[:128], int(total or 0))
+    return tuple(found.values())
+
+
+def _counted(gpu: Mapping[str, Any]) -> tuple[Device, ...] | None:
+    """Return the equal devices that an owner declares, None if their memory is not known."""
+    total = _lenient(gpu.get("memory"), read_bytes)
+    if not total:
+        return None
+    count = int(_lenient(gpu.get("count", 1), read_count) or 1)
+    model = str(gpu.get("model", ""))[:128]
+    return tuple(Device(index, model, int(total)) for index in range(min(count, GPUS_MAX)))
 
 
 def _lenient(value: Any, read: Callable[[object, str], float]) -> float | None:

@@ -99,11 +99,14 @@ class NodeView:
         """Take a sample in.
 
         Args:
-            sample: As the node sent it; keys that are not there are unchanged.
+            sample: As the node sent it; keys that are not there are unchanged, unless it says
+                `full`: then they are unknown.
             now: On the gateway's clock.
             calls: Calls that the gateway knows to be there.
         """
         self.sampled_at = now
+        if sample.get("full") is True:
+            self._forget_unsaid(sample)
         for key, most in _RANGES.items():
             if key in sample:
                 self._take(key, sample[key], most)
@@ -113,6 +116,11 @@ class NodeView:
         if "gpus" in sample:
             self._fold_gpus(sample["gpus"])
         self._fold_cpu(calls, fresh="cpu_percent" in sample)
+
+    def _forget_unsaid(self, sample: Mapping[str, Any]) -> None:
+        self.values = {key: value for key, value in self.values.items() if key in sample}
+        if "gpus" not in sample:
+            self.devices = self.gpu_used = None
 
     def _take(self, key: str, value: Any, most: float) -> None:
         if type(value) not in (int, float) or not 0.0 <= value <= most:

@@ -106,11 +106,29 @@ def test_declared_resources_are_read() -> None:
     )  # fmt: skip
 
 
+def test_devices_that_are_listed_are_those_that_may_be_used() -> None:
+    """A node lists what its owner lets calls use, with models that samples do not repeat."""
+    declared = read_resources(
+        {"gpu": {"devices": [
+            {"index": 1, "model": "A100", "memory": "80GiB", "memory_bytes": 80 * GB},
+            {"index": 2, "model": "A100"}, {"index": "3"}, "x",
+        ]}}
+    )  # fmt: skip
+    assert declared.devices == (Device(1, "A100", 80 * GB), Device(2, "A100", 0))
+    found = Resources(devices=(Device(0, "", 80 * GB), Device(1, "", 79 * GB), Device(2, "B", 1)))
+
+    assert declared.over(found)[0].devices == (Device(1, "A100", 79 * GB), Device(2, "B", 1))
+    assert read_resources({"gpu": {"devices": []}}).over(found)[0].devices == ()
+    free = read_resources({"gpu": {"model": "A100", "memory": "80GB"}})
+    assert free.over(found)[0].devices == (Device(0, "A100", 80 * GB), *(found.devices or ())[1:])
+
+
 @given(
     st.recursive(
         st.one_of(st.none(), st.booleans(), st.floats(), st.text(max_size=5)),
         lambda inner: st.dictionaries(
-            st.sampled_from(["cpu", "gpu", "memory", "count", "cores", "resources"]), inner
+            st.sampled_from(["cpu", "gpu", "memory", "count", "cores", "resources", "devices"]),
+            inner,
         ),
         max_leaves=8,
     )

@@ -169,7 +169,9 @@ def test_the_quick_way_and_the_long_way_agree(
     assert (other is None) == (first is None)
 
 
-nonsense = st.sampled_from([math.nan, math.inf, -math.inf, -1.0, 1e300, "0", None, True, []])
+nonsense: st.SearchStrategy[object] = st.sampled_from(
+    [math.nan, math.inf, -math.inf, -1.0, 1e300, "0", None, True, []]
+)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(sample())), nonsense), nonsense, nonsense)

@@ -208,7 +208,7 @@ def test_the_ledger_adds_up(calls: list[Needs], data: st.DataObject) -> None:
         devices = book.fits(needs)
         if not isinstance(devices, Rejection):
             held.append(book.take(needs, devices))
-        if held and data.draw(st.booleans()):
+        if data.draw(st.booleans()) and held:
             book.give_back(held.pop(data.draw(st.integers(0, len(held) - 1))))
         assert book.cpus <= 8.0 + 1e-6 and book.memory_bytes <= 64 * GB
         for index, size in ((0, 24 * GB), (1, 16 * GB)):

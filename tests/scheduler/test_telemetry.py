@@ -69,6 +69,15 @@ def test_counters_only_grow() -> None:
     assert made.invalid == 1
 
 
+def test_a_whole_sample_says_all_there_is() -> None:
+    """What it does not name is unknown from then on; counters go on growing."""
+    made = view(sample(gpus=[gpu()], net_sent_bytes=9), {"full": True, "net_sent_bytes": 5})
+
+    assert (made.cpu_used, made.memory_free, made.devices, made.invalid) == (None, None, None, 1)
+    made.fold({"full": True, **sample(gpus=[gpu()])}, 3.0, 0)
+    assert made.cpu_used == 0.0 and made.devices is not None
+
+
 def test_gpus_are_read_one_by_one() -> None:
     """A device that cannot be is left out and counted, the others are taken."""
     bad: list[Any] = [
