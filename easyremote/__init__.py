@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         TaskTimeoutError,
         WorkerCrashedError,
     )
-    from .facts import FunctionInfo, NodeInfo, QuotaState, ScoreWeights, TLSConfig, Usage
+    from .facts import FunctionInfo, NodeInfo, Placement, QuotaState, ScoreWeights, TLSConfig, Usage
     from .gateway.server import Server
     from .identity.credential import Credential
     from .metrics import ClientMetrics, ComputeNodeMetrics, GatewayMetrics
@@ -82,6 +82,7 @@ __all__ = [
     "NodeNotFoundError",
     "NotConnectedError",
     "OverloadedError",
+    "Placement",
     "ProtocolViolationError",
     "QuotaExceededError",
     "QuotaState",
@@ -148,6 +149,7 @@ _MODULE_OF = {
     "WorkerCrashedError": "errors",
     "FunctionInfo": "facts",
     "NodeInfo": "facts",
+    "Placement": "facts",
     "QuotaState": "facts",
     "ScoreWeights": "facts",
     "TLSConfig": "facts",

@@ -109,10 +109,12 @@ class ClientMetrics:
         avg_response_time: Seconds from the call to its outcome, over calls with an outcome; 0.0
             if there are none.
         success_rate: Share of the calls with an outcome that succeeded; 1.0 if there are none.
-        cost_efficiency: Successful calls per unit of cost; infinite if the calls were free, which
-            JSON shows as null.
+        cost_efficiency: Successful calls per unit of cost, of the calls whose accounts are closed;
+            None if they were free.
         retry_rate: Attempts beyond the first, per call; 0.0 without calls.
-        feature_adoption: Share of the published list of features that this client has used.
+        feature_adoption: Share of the published list of features (`CLIENT_FEATURES`) that this
+            client has used.
+        features_used: Which of them.
     """
 
     functions_called: int
@@ -123,3 +125,29 @@ class ClientMetrics:
     cost_efficiency: float
     retry_rate: float
     feature_adoption: float
+    features_used: list[str] = field(default_factory=list)
+
+
+CLIENT_FEATURES: dict[str, str] = {
+    "node_id": "calls that name their node",
+    "capability": "calls that say what their node must have",
+    "prefer": "calls that say what it should have",
+    "resources": "calls that reserve processors, memory or GPUs",
+    "priority": "calls that go before others of the same user",
+    "load_balancing": "a strategy of the caller's own",
+    "scaling": "replicas for a function",
+    "timeout": "deadlines",
+    "retries": "attempts beyond the first, if they are needed",
+    "detached": "calls that go on without their caller",
+    "reattach": "calls that another program made",
+    "streams": "functions that yield",
+    "streamed_arguments": "arguments that are iterators",
+    "large_data": "arrays and other large values",
+    "progress": "reports of running calls",
+    "cancel": "calls that are stopped",
+    "placement": "where a call is, and why there",
+    "why_waiting": "why a call waits",
+    "discovery": "which nodes and functions there are",
+    "accounts": "quotas and costs",
+}
+"""What a client can use, each by a name: the list behind `ClientMetrics.feature_adoption`."""

@@ -77,6 +77,7 @@ NAMES: dict[str, str] = {
     "RemoteStream": "client",
     "FunctionInfo": "facts",
     "NodeInfo": "facts",
+    "Placement": "facts",
     "QuotaState": "facts",
     "ScoreWeights": "facts",
     "TLSConfig": "facts",

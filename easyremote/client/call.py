@@ -48,7 +48,7 @@ from ..wire.message import (
 from .again import lost_for_good, next_attempt, settle_or_repeat, too_late
 from .bodies import open_body
 from .future import Future, Input
-from .news import News
+from .news import News, news_of
 from .offload import offload
 from .progress import Reporting
 
@@ -86,6 +86,7 @@ class OutgoingCall(Reporting, StreamHandler):
         feeds: The producers of its streamed arguments.
         wants_items: The function yields items.
         retry: What may be made again, None for what the function was registered with.
+        attached: Somebody else made it, or this program did before.
         attempts: How often it was made.
         tried: There was an attempt before this one, which may have run.
         news: What the gateway was asked about it, None before somebody asked.
@@ -93,6 +94,7 @@ class OutgoingCall(Reporting, StreamHandler):
     """
 
     retry: RetryPolicy | None = None
+    attached = False
     attempts = 1
     tried = False
     lost = False
@@ -123,6 +125,7 @@ class OutgoingCall(Reporting, StreamHandler):
         self.function = message.function
         self.node_ids = message.node_ids
         self._buffers = buffers
+        self.made_at = time.monotonic()
         self.bytes_sent = sum(message.segments) + len(message.body or b"")
         if deadline is None:
             self._payload: bytes | None = encode(message)
@@ -224,6 +227,7 @@ class OutgoingCall(Reporting, StreamHandler):
         if future is None:
             return
         self._end()
+        self.session.tally.settled(self, error)
         if error is not None and future._cancelling and isinstance(error, TaskCancelledError):
             future._step(Input.CANCEL, None, error)
         else:
@@ -435,13 +439,8 @@ class OutgoingCall(Reporting, StreamHandler):
 
     def whereabouts(self) -> Whereabouts | None:
         """Ask the gateway where it is, at most a few times a second."""
-        return self._ask().where() if self.sent else None
-
-    def _ask(self) -> News:
-        if self.news is None:
-            self.news = News(self)
-        return self.news
+        return news_of(self).where() if self.sent else None
 
     def usage(self) -> Usage | None:
         """What it has cost; None before its outcome."""
-        return self._ask().usage() if self.future is None else None
+        return news_of(self).usage() if self.future is None else None

@@ -24,7 +24,9 @@ from .. import __version__, rerun
 from ..config import Address, parse_address
 from ..facts import FunctionInfo, NodeInfo, QuotaState, Usage
 from ..identity.credential import Credential, Resolved, resolve_credential
+from ..metrics import ClientMetrics
 from . import account
+from .call import OutgoingCall
 from .dialer import ClientLink
 from .function import ASK_TIMEOUT_S, RemoteFunction, RemoteStreamFunction, open_stream
 from .future import Future
@@ -234,11 +236,13 @@ class Client:
 
     def nodes(self) -> list[NodeInfo]:
         """Return the nodes that you may see; blocks for a round trip."""
+        self.session.tally.used.add("discovery")
         found = self.session.ask_blocking("nodes", {}, ASK_TIMEOUT_S)
         return [NodeInfo.from_plain(one) for one in found]
 
     def functions(self, node_id: str | None = None) -> list[FunctionInfo]:
         """Return the functions that you may see, of one node or all; blocks for a round trip."""
+        self.session.tally.used.add("discovery")
         asked = {} if node_id is None else {"node_id": node_id}
         found = self.session.ask_blocking("functions", asked, ASK_TIMEOUT_S)
         return [FunctionInfo.from_plain(one) for one in found]
@@ -268,11 +272,13 @@ class Client:
             asked["capability"] = read_capability(capability)
         if function is not None:
             asked["function"] = function
+        self.session.tally.used.add("discovery")
         found = self.session.ask_blocking("nodes", asked, ASK_TIMEOUT_S)
         return [NodeInfo.from_plain(one) for one in found]
 
     def quota(self) -> list[QuotaState]:
         """Return what is left of each quota that holds for you; blocks for a round trip."""
+        self.session.tally.used.add("accounts")
         return account.quota(self.session)
 
     def usage(self, since: str | None = None) -> list[Usage]:
@@ -284,6 +290,7 @@ class Client:
         Raises:
             ValueError: `since` is no time.
         """
+        self.session.tally.used.add("accounts")
         return account.usage(self.session, since)
 
     def why_waiting(self, f: Future[Any] | str) -> Explanation:
@@ -296,7 +303,19 @@ class Client:
             ValueError: It is no id of a call.
             EasyRemoteError: The gateway cannot be asked.
         """
+        self.session.tally.used.add("why_waiting")
         return why_waiting(self.session, f)
+
+    def metrics(self) -> ClientMetrics:
+        """Return what this client has measured of its calls; see `ClientMetrics`.
+
+        The nodes that served calls, and the cost of those, are asked for: about the calls that have
+        ended since the last time, the latest thousand of them. That takes two round trips; in an
+        event loop half a second each at most. What is not answered in time comes the next time.
+        """
+        session = self.session
+        under_way = (one for one in list(session.unsettled) if isinstance(one, OutgoingCall))
+        return session.tally.metrics(session, under_way)
 
     def __repr__(self) -> str:
         address = "the default gateway" if self._address is None else str(self._address)

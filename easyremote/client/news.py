@@ -31,6 +31,7 @@ from .info import Whereabouts
 if TYPE_CHECKING:
     from .call import OutgoingCall
     from .future import Future
+    from .session import Session
 
 FRESH_S = 0.2
 """An answer is good for this long."""
@@ -40,6 +41,24 @@ LOOP_WAIT_S = 0.5
 
 OPEN = "open"
 """The outcome in a row of an account whose call is not settled there yet."""
+
+
+def ask_briefly(session: Session, name: str, args: dict[str, Any]) -> Any:
+    """Ask and wait for the answer as long as one may here; None if there is none."""
+    if session.link.on_io_thread():
+        return None
+    asked = session.ask_if_up(name, args)
+    if asked is None:
+        return None
+    asked._block_until(_patience_s())
+    try:
+        return asked.result() if asked.done() else None
+    except EasyRemoteError:
+        return None
+
+
+def _patience_s() -> float:
+    return WAIT_S if running_library() is None else LOOP_WAIT_S
 
 
 class Question:
@@ -84,7 +103,7 @@ class Question:
             return
         self._pending = asked
         if not session.link.on_io_thread():
-            asked._block_until(WAIT_S if running_library() is None else LOOP_WAIT_S)
+            asked._block_until(_patience_s())
             self._take()
 
     def _take(self) -> None:
@@ -101,6 +120,13 @@ class Question:
             self.final = self._of_the_end
 
 
+def news_of(call: OutgoingCall) -> News:
+    """Return what was asked about a call; two who look at once may ask twice."""
+    if call.news is None:
+        call.news = News(call)
+    return call.news
+
+
 class News:
     """What was asked about one call."""
 
@@ -113,6 +139,7 @@ class News:
 
     def where(self) -> Whereabouts | None:
         """Return where the call is, None if the gateway has not said so."""
+        self._call.session.tally.used.add("placement")
         found = self._where.look(self._call)
         return Whereabouts.from_plain(found) if isinstance(found, Mapping) else None
 

@@ -106,8 +106,10 @@ class Reporting:
 
     def watch_progress(self, callback: Callable[[Any], object]) -> None:
         """Call `callback` with every report from now on."""
+        self.session.tally.used.add("progress")
         self.reports.watch(callback)
 
     def last_progress(self) -> Any:
         """Return the last report, None before the first."""
+        self.session.tally.used.add("progress")
         return None if self._progress is None else self._progress.last

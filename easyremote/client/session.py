@@ -38,7 +38,7 @@ from ..errors import (
 )
 from ..handlers import StreamHandler
 from ..timers import Timer, Timers
-from ..wire.message import CODEC_PLAIN, FLAG_ATTACH, Call
+from ..wire.message import CODEC_PLAIN, FLAG_ATTACH, FLAG_STREAM, Call
 from . import again
 from .bodies import pack
 from .call import OutgoingCall
@@ -48,6 +48,7 @@ from .ids import new_id
 from .offload import offload
 from .query import OutgoingQuery
 from .retry import Throttle
+from .tally import Tally
 from .trust import Trust, TrustNodes
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Session:
         rng: Chance for the pauses between attempts.
         timers: Deadlines (io thread).
         trust: Whose pickles are opened.
+        tally: What is counted of the calls.
         object_bytes_max: The largest value that is taken.
         unsettled: What has no outcome yet.
     """
@@ -116,6 +118,7 @@ class Session:
         self.object_bytes_max = values.object_bytes_max()
         self.unsettled: set[Exchange] = set()
         self.trust = Trust(self, trust_nodes)
+        self.tally = Tally()
         self._injected = injected
         self._fresh: deque[Exchange] = deque()
         self._held: deque[Exchange] = deque()
@@ -170,6 +173,9 @@ class Session:
             route.flags | flags, seam.current_ticket.get() if self._injected else b"", body,
             segments,
         )  # fmt: skip
+        self.tally.made(
+            route, streams=bool(flags & FLAG_STREAM), feeds=feeds is not None, large=bool(segments)
+        )
         call = cls(self, message, buffers, self._deadline(route.timeout_s))
         call.retry = route.retry
         if feeds is not None:
@@ -210,6 +216,8 @@ class Session:
         """Return a future of a call that was made before, perhaps by another process."""
         message = Call(call_id, "", None, {}, None, CODEC_PLAIN, FLAG_ATTACH, b"", b"", [])
         call = OutgoingCall(self, message, [], None)
+        call.attached = True
+        self.tally.used.add("reattach")
         call.function = f"call {call_id.hex()}"
         future: Future[Any] = Future(call)
         call.future = future

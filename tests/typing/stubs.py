@@ -12,9 +12,13 @@ from typing import Any, assert_type
 
 from easyremote import (
     Client,
+    ClientMetrics,
     Future,
     MapResult,
+    NodeInfo,
+    Placement,
     RemoteStream,
+    Usage,
     as_completed,
     gather,
     get,
@@ -88,6 +92,39 @@ def what_checkers_refuse() -> None:
     fine_tune(Model(), 0.1)  # type: ignore[call-arg]
     train.options(tiemout=1.0)  # type: ignore[call-arg]
     remote("gpu-01", "train", priority="high")  # type: ignore[call-overload]
+    train.options(num_gpus="one")  # type: ignore[arg-type]
+    train.options(resources=["tpu"])  # type: ignore[arg-type]
+
+
+def what_a_call_may_ask_for() -> None:
+    """Requirements and preferences are options like others, and change no type."""
+    assert_type(
+        train.options(
+            num_cpus=2, num_gpus=0.5, gpu_memory="16GB", memory=4_000_000_000,
+            resources={"tpu": 1, "disk": "10GB"}, capability={"gpu": {"memory": ">=16GB"}},
+            prefer={"zone": "eu"}, priority=3, load_balancing="latency", scaling={"max": 4},
+        )({}),
+        Future[float],
+    )  # fmt: skip
+
+
+def what_a_future_shows(client: Client) -> None:
+    """Place, time, node and cost, each None while it is not known."""
+    future = train({})
+    assert_type(future.queue_position, int | None)
+    assert_type(future.eta, float | None)
+    assert_type(future.placement, Placement | None)
+    assert_type(future.usage, Usage | None)
+    if (placement := future.placement) is not None:
+        assert_type(placement.node_id, str)
+        assert_type(placement.total, float | None)
+        assert_type(str(placement), str)
+    if (usage := future.usage) is not None:
+        assert_type(usage.seconds, float)
+        assert_type(usage.cost, float | None)
+    assert_type(client.metrics(), ClientMetrics)
+    assert_type(client.metrics().preferred_node_types, list[str])
+    assert_type(client.find_nodes({"gpu": True}, fresh=True), list[NodeInfo])
 
 
 def what_streams_are() -> None:
