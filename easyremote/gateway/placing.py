@@ -219,7 +219,9 @@ class Placer:
 
     def pump(self, group: SlotGroup) -> None:
         """Fill a group that has room with the calls that have waited longest."""
-        pools = group.pools
+        pools, link = group.pools, group.node.link
+        if link is None or link.streams_available <= 0:
+            return  # It is lost, or takes no more streams: nobody is taken out of a queue for it.
         while pools and group.busy < group.limit:
             best: GatewayCall | None = None
             best_pool: Pool | None = None

@@ -12,6 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from easyremote.gateway.calls import CallState, GatewayCall
+from easyremote.gateway.queue import CallQueue
 from easyremote.loss import STREAMS_PER_TURN
 from easyremote.wire.errors import ErrorCode
 from easyremote.wire.message import Failure, Result
@@ -167,3 +168,29 @@ async def test_a_gateway_that_stops_tells_everybody(
         assert session.link.loss is not None
         assert not session.link.loss.untold
         assert not session.welcomed
+
+
+async def test_the_loss_of_a_node_does_not_search_the_queue_for_each_of_its_calls(
+    folder: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls that wait stay where they are while the places of a lost node become free."""
+    async with open_world(folder) as world:
+        node = await world.node("n1", function("f", slots=50))
+        client = await world.client()
+        for _ in range(CALLS):
+            client.call("f")
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(node.given) < CALLS
+        waiting = world.gateway.dispatcher.placer.queued
+        assert waiting
+        taken: list[GatewayCall] = []
+        leave = CallQueue.leave
+
+        def counted(queue: CallQueue, call: GatewayCall) -> None:
+            taken.append(call)
+            leave(queue, call)
+
+        monkeypatch.setattr(CallQueue, "leave", counted)
+        await node.cut()
+        assert world.gateway.dispatcher.placer.queued >= waiting
+        assert not taken
