@@ -105,8 +105,8 @@ class Agent:
         self._timers = Timers(trio.current_time)
         self._buffers = Buffers(BUFFERED_BYTES_MAX)
         self._offer = NodeOffer()
-        self._replicas = Replicas(self.family, self._offer)
         self._reporter = Reporter(self._state)
+        self._replicas = Replicas(self.family, self._offer, self._reporter.free_bytes)
         self._session: GatewaySession | None = None
         self._registered_info: dict[str, Any] = {}
         self._running: dict[bytes, DispatchedCall] = {}

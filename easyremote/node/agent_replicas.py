@@ -4,7 +4,9 @@ Theory. The script says what it offers; this machine and the gateway say how muc
 replicas a scaled function has is the gateway's wish, for it sees the queue; what is allowed is the
 owner's word, so a wish is bent to the declared bounds. Which devices a call gets is the gateway's
 decision, for it keeps the reservations; this node makes it true. Where the gateway has decided
-nothing, a call that needs GPUs gets all devices of the process that runs it.
+nothing, a call that needs GPUs gets all devices of the process that runs it. A replica without a
+call may hold a model in the memory of its device, for which nobody has a reservation: it makes room
+when a call of somebody else needs the memory.
 
 Rules of this file. 1) What the gateway says is checked: it is a wish of somebody else. 2) The
 gateway is told how many calls fit whenever that changes.
@@ -12,10 +14,11 @@ gateway is told how many calls fit whenever that changes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .pools import Pool, ReplicaPool
-from .replica_plan import chosen, needs_of
+from .replica_plan import Devices, chosen, needs_of
 from .visible import GPUS_KEY
 
 if TYPE_CHECKING:
@@ -27,9 +30,19 @@ if TYPE_CHECKING:
 class Replicas:
     """The replicas of one node."""
 
-    def __init__(self, family: Family, offer: NodeOffer) -> None:
+    def __init__(
+        self, family: Family, offer: NodeOffer, free_bytes: Callable[[], dict[int, int]]
+    ) -> None:
+        """Begin.
+
+        Args:
+            family: The workers.
+            offer: What is offered.
+            free_bytes: Returns the memory that was free on each device a moment ago.
+        """
         self._family = family
         self._offer = offer
+        self._free_bytes = free_bytes
 
     def offered(self) -> None:
         """The offer has changed: keep what is declared, and nothing of what is gone."""
@@ -53,12 +66,24 @@ class Replicas:
         known = [device.index for device in self._offer.devices]
         call.devices = chosen(call.context.get(GPUS_KEY), known)
         if isinstance(call.pool, ReplicaPool) and call.pool.sets:
+            if call.devices is not None:
+                self._make_room(call, call.pool, call.devices)
             return
         devices = call.devices
         if devices is None and known and self._needs_gpus(call.function):
             devices = tuple(known)
         if devices is not None:
             call.see(devices)
+
+    def _make_room(self, call: DispatchedCall, pool: ReplicaPool, devices: Devices) -> None:
+        """End idle replicas on the devices of a call, if they hold what it needs."""
+        needs = needs_of(self._offer.functions[call.function])
+        if needs is None or pool.can_serve(devices):
+            return
+        free = self._free_bytes()
+        if any(free.get(index, 0) < needs.gpu_memory_bytes for index in devices):
+            for other in self._family.replica_pools():
+                other.leave(devices)
 
     def _needs_gpus(self, function: str) -> bool:
         entry = self._offer.functions[function]

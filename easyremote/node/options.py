@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..scheduler.billing import read_price
+from ..scheduler.needs import read_needs
 from ..scheduler.quota import read_quota
 from ..scheduler.scaling import read_scaling
 from . import memory
@@ -32,7 +33,7 @@ ALIASES = {
 ENFORCED = frozenset(
     {
         "name", "stream", "async_func", "timeout", "max_concurrency", "isolation", "async_backend",
-        "auth_required", "access_level", "description", "version", "tags", "replace",
+        "auth_required", "access_level", "description", "version", "tags", "replace", "scaling",
         "quota_per_user", "quota_mode", "billing",
     }
 )  # fmt: skip
@@ -221,6 +222,7 @@ def _requirements(keyword: str, value: Any) -> Mapping[str, Any] | None:
         memory.limit_of(requirements)
     except ValueError as error:
         raise ValueError(f"{keyword}, {MEMORY_KEY}: {error}") from None
+    read_needs(requirements)
     return requirements
 
 

@@ -260,6 +260,16 @@ class ReplicaPool(Pool):
         self.shrink()
         self.wanted()
 
+    def can_serve(self, devices: Devices) -> bool:
+        """Whether an idle replica has exactly these devices."""
+        return any(worker.devices == devices for worker in self._idle)
+
+    def leave(self, devices: Devices) -> None:
+        """End the idle replicas that see one of these devices: what they hold there is needed."""
+        for worker in [one for one in self._idle if set(one.devices) & set(devices)]:
+            self._idle.remove(worker)
+            self._end(worker)
+
     def shrink(self) -> None:
         """End idle replicas beyond those that are kept; those that were idle longest first."""
         while self._idle and self.alive > self.kept:

@@ -73,6 +73,11 @@ class Reporter:
         if self._sample and session.registered:
             session.report(self._delta.of({**self._sample, **self._state()}))
 
+    def free_bytes(self) -> dict[int, int]:
+        """Return the memory that was free on each GPU when it was last looked at."""
+        gpus = self._sample.get("gpus", ())
+        return {one["index"]: one["memory_free_bytes"] for one in gpus}
+
     def registered(self, session: GatewaySession | None) -> None:
         """The gateway has taken the node, and knows nothing yet of how busy it is."""
         self.ledger.connected(trio.current_time())

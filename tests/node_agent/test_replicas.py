@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -108,6 +109,29 @@ async def test_calls_share_a_device_if_the_gateway_says_so(
         (tmp_path / "go").touch()
 
         assert (await first.result())[0] == "0"
+
+
+async def test_an_idle_replica_makes_room_on_its_device(
+    open_script: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it holds is reserved for nobody; a call of another function that needs it gets it."""
+    said = tmp_path / "nvml.json"
+    said.write_text("{}")
+    monkeypatch.setenv("FAKE_NVML", str(said))
+    other = TRAIN.replace("def train", "def other")
+    async with open_script(TRAIN + other) as node:
+        gateway = node.gateway
+        kept = (await gateway.call("train", gpus=[1]))[2]
+        idle = (await gateway.call("train", gpus=[0]))[2]
+        await gateway.call("other", gpus=[0])
+        assert sorted(node.pids("train")) == sorted([kept, idle])  # There was enough for both.
+        os.kill(node.pids("other")[0], 9)
+        await gateway.until(lambda: not node.pids("other"))
+
+        said.write_text(json.dumps({"used": {"0": 10 * 10**9}}))
+        await gateway.until(lambda: gateway.latest("gpus")[0]["memory_free_bytes"] < 16 * 10**9)
+        assert (await gateway.call("other", gpus=[0]))[0] == "0"
+        await gateway.until(lambda: node.pids("train") == [kept])
 
 
 async def test_the_owner_decides_which_devices_may_be_used(open_script: Opener) -> None:
