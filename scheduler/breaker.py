@@ -1,18 +1,19 @@
 """Keep calls from a node that fails, whatever it says about itself.
 
 Theory. What the gateway saw of a node weighs more than what the node claims: calls that were lost
-with it, processes that died, calls that it never ended, and answers that took far longer than the
-body that it reports. Failures and successes are counted and fade with time. Their ratio is `doubt`,
-which is taken off the node's score; many failures at once open the breaker, and the node gets
-nothing for a while. Then it is probed with one call at a time: a success closes the breaker, a
-failure opens it for twice as long.
+with it, calls that it never ended, and answers that took far longer than the body that it reports.
+Failures and successes are counted and fade with time. The share of failures is `doubt`, which is
+taken off the node's score; many failures at once open the breaker, and the node gets nothing for a
+while. Then it is probed with one call at a time: a success closes the breaker, a failure opens it
+for twice as long.
 
                    failures                       time                     success
         CLOSED ───────────────▶ OPEN ───────────────────▶ PROBING ─────────────────▶ CLOSED
                                  ▲                           │
                                  └───────────────────────────┘ failure
 
-An exception of the user's function is a success here: the node did its work.
+An exception of the user's function is a success here: the node did its work. So is a process that
+the function brought down; otherwise whoever may call it could take a node from everybody else.
 
 Rules of this file. 1) Pure: `now` is an argument. 2) The table holds every pair of state and input.
 3) Opening is for `OPEN_MAX_S` at most: a node that got well is found out.
@@ -26,6 +27,8 @@ from enum import Enum
 
 HALF_LIFE_S = 30.0
 """What was seen so long ago counts half."""
+FADE_EVERY_S = 1.0
+"""Successes are many, and are counted without looking at the time more often."""
 FAILURES_OPEN = 5.0
 """Fading failures that open the breaker, if they are also `RATE_OPEN` of all."""
 RATE_OPEN = 0.5
@@ -97,7 +100,7 @@ class Breaker:
         self._seen_at = 0.0
 
     def failed(self, now: float) -> None:
-        """The node lost a call, crashed under it, gave no end to it, or broke the protocol."""
+        """The node lost a call, gave no end to it, or broke the protocol."""
         self._fade(now)
         self._failures += 1.0
         seen = self._failures + self._successes
@@ -117,9 +120,11 @@ class Breaker:
             self.late += 1
             self.failed(now)
             return
-        self._fade(now)
+        if now - self._seen_at >= FADE_EVERY_S:
+            self._fade(now)
         self._successes += 1.0
-        self._step(Input.SUCCESS, now)
+        if self.state is not State.CLOSED:
+            self._step(Input.SUCCESS, now)
 
     def tick(self, now: float) -> bool:
         """Let time pass; True if calls may be given again that could not be before."""

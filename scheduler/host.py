@@ -158,11 +158,11 @@ class Host:
         breaker = self.breaker
         before = breaker.state
         breaker.succeeded(now, took_s, claimed_s)
-        if breaker.state is not before or self.doubt:
+        if breaker.state is not before:
             self.tick(now)
 
     def failed(self, now: float) -> None:
-        """The node lost a call, crashed under it, or never ended it."""
+        """The node lost a call, never ended it, or broke the protocol."""
         self.breaker.failed(now)
         self.tick(now)
 

@@ -9,18 +9,12 @@ The common question ("any place will do, who is best?") is answered from numbers
 by a loop in short pools, by numpy in long ones, with the same answer. A pool whose calls need
 resources keeps, for each place, what its resources score, and computes it again where the node
 changed. Everything else (nodes that gave the call back, large arguments, users' own strategies)
-goes the long way: filter, score, choose.
-
-Large arguments. From `LARGE_BYTES` on, moving the data counts: places are compared by the seconds
-until the body can begin (transfer and wait for a slot), and values decide among those that are
-close. A place that has the data and is full may be worth waiting for, as long as waiting is shorter
-than moving: data draws calls, and a queue drives them away again.
+goes the long way: filter, score, choose. In a long pool it does so for the best by their values.
 
 Rules of this file. 1) Pure. 2) What does not pass the filters is never chosen. 3) The order of
 places never matters. 4) "No" is None; `explain` says why.
 
-Source. The least-recently-used tie-break of features.md I9; delay scheduling (Zaharia et al., 2010)
-for locality against queues.
+Source. The least-recently-used tie-break of features.md I9.
 """
 
 from __future__ import annotations
@@ -38,6 +32,7 @@ from .fleet import Fleet
 from .host import NO_ROOM, SHUT_BELOW, Host, Place
 from .model import NO_NEEDS, Needs, NodeSnapshot, Rejection, Scores
 from .policy import DEFAULT, Lots, Policy
+from .transfer import LARGE_BYTES, Large, soonest
 
 LONG = 64
 """Pools with more places are asked through the fleet's table: looping costs 0.06 us a place, the
@@ -45,28 +40,8 @@ table some 4 us and then next to nothing a place (`python -m benchmarks placemen
 SHORT = 48
 """Pools with fewer places leave it again: one that goes up and down does so seldom."""
 
-LARGE_BYTES = 1 << 20
-"""Arguments from here on take noticeable time on the way."""
 SHORTLIST = 32
 """Places of a long pool that are looked at closely: the best by their values."""
-CLOSE_FACTOR = 1.25
-CLOSE_S = 0.05
-"""Delays that differ by less than that factor and time are equal: both are estimates."""
-
-
-@dataclass(frozen=True, slots=True)
-class Large:
-    """Arguments that take time to move.
-
-    Attributes:
-        size_bytes: How much.
-        holders: Ids of nodes that have them already.
-        waiting: Calls that wait at the pool before this one.
-    """
-
-    size_bytes: int
-    holders: Collection[str] = ()
-    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +161,7 @@ class Places:
 
         Args:
             exclude: Ids of nodes that must not get it.
-            large: What is known of large arguments; see the module.
+            large: What is known of large arguments; see `transfer.py`.
         """
         places = self._list
         if large is not None and large.size_bytes < LARGE_BYTES:
@@ -209,6 +184,19 @@ class Places:
             if place.value >= best and (chosen is None or place.used < chosen.used):
                 chosen = place
         return chosen
+
+    def takes(self, place: Place, exclude: Collection[str] = ()) -> bool:
+        """Return whether a call that waits here may be given to a place of the pool now.
+
+        It is the question of a place that became free; `choose` is that of a call that came.
+        """
+        value = place.value
+        if value < SHUT_BELOW and (value == NO_ROOM or not self.desperate):
+            return False
+        host = place.host
+        if self.needs and isinstance(host.ledger.fits(self.needs), Rejection):
+            return False
+        return host.node_id not in exclude
 
     def _choose_adjusted(self) -> Place | None:
         """As in a plain pool, with what resources and preferences add for this pool."""
@@ -332,8 +320,9 @@ class Places:
         if self._long and self._quick:
             ranked = self.rank(exclude, self._shortlist(large))
         ranked = ranked or self.rank(exclude)
-        if large is not None:
-            ranked = self._close(ranked, large)
+        if large is not None and ranked:
+            soon = soonest([one.place for one in ranked], self._list, large)
+            ranked = [one for one in ranked if one.place in soon]
         if not ranked:
             return None
         policy = self.policy
@@ -367,31 +356,9 @@ class Places:
                 return one.place
         return None
 
-    def _close(self, ranked: list[Ranked], large: Large) -> list[Ranked]:
-        """Keep the candidates where the body can begin soon; none if waiting is better."""
-        if not ranked:
-            return []
-        delays = [_transfer_s(one.place, large) + one.place.wait_s() for one in ranked]
-        best_s = min(delays)
-        close_s = best_s * CLOSE_FACTOR + CLOSE_S
-        if any(
-            place.host.node_id in large.holders
-            and not place.host.shut
-            and place.wait_s(large.waiting) * CLOSE_FACTOR + CLOSE_S < best_s
-            for place in self._list
-        ):
-            return []
-        return [one for one, delay_s in zip(ranked, delays, strict=True) if delay_s <= close_s]
-
 
 def _last_use(place: Place) -> int:
     return place.used
-
-
-def _transfer_s(place: Place, large: Large) -> float:
-    if place.host.node_id in large.holders:
-        return 0.0
-    return large.size_bytes / place.host.bytes_per_s
 
 
 # ---- without hosts: the fewest calls per slot ----------------------------------------------------

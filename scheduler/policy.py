@@ -24,7 +24,8 @@ Chooser = Callable[[Sequence[NodeSnapshot], Needs], "NodeSnapshot | str | None"]
 """A strategy of a user's own: the nodes that could run a call, best first, and what it needs."""
 
 
-WEIGHT_MAX = 1e6
+WEIGHT_MAX = 1e5
+"""With it, and most calls ahead, a total still stays far above that of a shut place."""
 
 
 class Lots(Protocol):

@@ -17,8 +17,9 @@ from easyremote.scheduler.filter import Request, rejection
 from easyremote.scheduler.fleet import ROWS_FIRST, Fleet
 from easyremote.scheduler.host import SHUT_BELOW, Place
 from easyremote.scheduler.model import NO_NEEDS, Needs, NodeSnapshot
-from easyremote.scheduler.place import LARGE_BYTES, LONG, SHORT, Large, Places
+from easyremote.scheduler.place import LONG, SHORT, Places
 from easyremote.scheduler.policy import DEFAULT, STRATEGIES, Policy, ScoreWeights
+from easyremote.scheduler.transfer import LARGE_BYTES, Large
 
 from .cluster import GB, clusters, gpu, host, place, pool, sample, wants
 
@@ -56,6 +57,18 @@ def test_a_placement_passes_every_filter_and_a_refusal_has_a_reason_everywhere(
     else:
         assert rejection(chosen, request) is None
         assert not needs or chosen.host.reserve(needs) is not None
+
+
+@given(clusters(), wants)
+def test_a_free_place_takes_what_would_be_given_to_it(places: list[Place], needs: Needs) -> None:
+    """What a call is asked when it comes, and a place when it becomes free, agree."""
+    asked = pool(*places, needs=needs)
+    request = Request(needs, desperate=asked.desperate)
+    taking = [one for one in places if asked.takes(one)]
+
+    assert taking == [one for one in places if rejection(one, request) is None]
+    assert (asked.choose() is None) == (not taking)
+    assert not any(asked.takes(one, exclude={one.host.node_id}) for one in places)
 
 
 @given(clusters(max_size=5), st.lists(wants, max_size=40))
