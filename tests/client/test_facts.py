@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from easyremote.facts import Placement, Usage
 
-PLAIN = {
+PLAIN: dict[str, Any] = {
     "node_id": "gpu-01",
     "scores": {
         "resources": 0.75, "latency": 0.5, "load": 1.0, "capability": 0.25, "total": 0.675,
@@ -36,9 +37,9 @@ def test_a_placement_can_be_added_up_again_from_its_text() -> None:
 
 def test_what_is_taken_off_is_shown_with_what_counts() -> None:
     """Calls beyond the slots count like load, doubt as it is; what weighs nothing is left out."""
-    scores = {**PLAIN["scores"], "cheap": 1.0, "ahead": 0.5, "doubt": 0.1}  # type: ignore[dict-item]
+    scores = {**PLAIN["scores"], "cheap": 1.0, "ahead": 0.5, "doubt": 0.1}
     del scores["total"]
-    weights = {**PLAIN["weights"], "cheap": 0.0}  # type: ignore[dict-item]
+    weights = {**PLAIN["weights"], "cheap": 0.0}
     plain = {**PLAIN, "scores": scores, "weights": weights, "total": 0.425, "gpus": [1]}
     placed = Placement.from_plain({**plain, "candidates": 4, "news": 1})
     text = str(placed)
@@ -52,7 +53,7 @@ def test_what_is_taken_off_is_shown_with_what_counts() -> None:
 
 def test_a_total_that_the_scores_do_not_explain_says_so() -> None:
     """A term beside the four scores is shown as what it is, not hidden in the total."""
-    scores = {**PLAIN["scores"], "total": 0.6}  # type: ignore[dict-item]
+    scores = {**PLAIN["scores"], "total": 0.6}
     placed = Placement.from_plain({**PLAIN, "scores": scores})
 
     assert placed.total == 0.6
