@@ -197,6 +197,7 @@ class GatewayCall(Relay):
         attempt: How often it was given to a node.
         refused_by: Ids of nodes that gave it back.
         node_owner: The user who owns the node that it was last given to.
+        node_id: That node.
         sequence: Its place in the order of arrival.
         opened_on: The caller's stream, until its stream credit was returned.
         left_on: A stream that its caller gave up, and whose credit returns when the work is gone.
@@ -222,6 +223,7 @@ class GatewayCall(Relay):
     sequence = 0
     refused_by: frozenset[str] = frozenset()
     node_owner: str | None = None
+    node_id: str | None = None
     left_on: Stream | None = None
     adopted = False
     wanted = True
@@ -327,6 +329,8 @@ class GatewayCall(Relay):
 
     def on_message(self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool) -> None:
         """Relay a message; an item is looked at if its caller may send plain data only."""
+        if kind == Kind.ITEM and self.charge is not None:
+            self.charge.passed(payload, outwards=stream is self.down)
         if (
             kind == Kind.ITEM
             and stream is self.up

@@ -32,7 +32,7 @@ from ..scheduler.billing import (
 )
 from ..scheduler.quota import BYTES, CALLS, SECONDS, Quota, Tally, Use, spread
 from ..wire.errors import CodecError, ErrorCode
-from ..wire.message import Failure, Kind, Result, decode
+from ..wire.message import Failure, Item, Kind, Result, decode
 from .routing import Refused
 from .usage_store import Closed, Count, Who
 
@@ -258,6 +258,14 @@ class Charge:
         """Its node says that the body runs; the first word counts."""
         if self.started_at is None:
             self.started_at = now
+
+    def passed(self, payload: bytes, *, outwards: bool) -> None:
+        """An item of a stream went by."""
+        size = len(payload) + sum(decode(Item, payload).segments)
+        if outwards:
+            self.bytes_out += size
+        else:
+            self.bytes_in += size
 
     def ended(self, kind: int, payload: bytes, now: float) -> None:
         """Its node says how it ended."""

@@ -364,11 +364,12 @@ class Dispatcher:
     def _settle(
         self, call: GatewayCall, what: CallInput, code: ErrorCode, reason: str,
         detail: dict[str, object] | None = None, retry_after_s: float | None = None,
+        may_have_run: bool = False,
     ) -> None:  # fmt: skip
         """Give a call the outcome that the gateway decided; its node may still be working."""
         if call.up is not None and call.up.hear_loss() and call.over:
             return  # Its caller is gone, and that was the end of it.
-        may_have_run = call.may_have_run
+        may_have_run = may_have_run or call.may_have_run
         if call.charge is not None:
             call.charge.decided(code, may_have_run=may_have_run)
         self._waits_no_more(call.step(what), call)
@@ -405,7 +406,7 @@ class Dispatcher:
         """Nobody has a call that was held, or nobody can run it."""
         self._settle(
             call, CallInput.LOSE, refused.code, refused.reason, refused.detail,
-            refused.retry_after_s,
+            refused.retry_after_s, refused.may_have_run,
         )  # fmt: skip
 
     def finish(self, call: GatewayCall) -> None:
