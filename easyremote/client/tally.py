@@ -1,9 +1,10 @@
 """What a client counts of its own calls, and the metrics that follow from that.
 
-Theory. Counts and sums are kept as calls end: a few additions for each. Which nodes served them,
-and what they cost, the gateway knows; it is asked when somebody looks, about the calls that have
-ended since the last look, the latest thousand of them. Calls and costs of the same calls are
-compared, so a ratio of the two is right even where calls were left out.
+Theory. Each call that ends leaves a short record, and the records are added up now and then, or
+when somebody looks: no lock is taken for each call. Which nodes served them, and what they cost,
+the gateway knows; it is asked when somebody looks, about the calls that have ended since the last
+look, the latest thousand of them. Calls and costs of the same calls are compared, so a ratio of the
+two is right even where calls were left out.
 
 Rules of this file. 1) Any thread may count. 2) Whoever looks waits for two round trips at most, and
 not at all where nothing may wait; what cannot be asked now is asked with the next look.
@@ -17,7 +18,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import TaskCancelledError
 from ..metrics import CLIENT_FEATURES, ClientMetrics
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from .options import Route
     from .session import Session
 
+T = TypeVar("T")
+
+FOLD_AT = 256
+"""Calls whose records wait to be added up."""
+OK, FAILED, CANCELLED = 0, 1, 2
 ENDED_MAX = 1000
 """Ended calls that the gateway has not been asked about: as many as one question takes."""
 
@@ -59,6 +65,7 @@ class Tally:
         self.used: set[str] = set()
         self.called = self.again = self.finished = self.succeeded = 0
         self.seconds = 0.0
+        self._fresh: deque[tuple[bytes, int, float, int]] = deque()
         self._lock = threading.Lock()
         self._looking = threading.Lock()
         self._route: Route | None = None
@@ -92,17 +99,26 @@ class Tally:
             self.used.add("cancel")
         if call.attached:
             return  # Somebody made it before.
-        seconds = time.monotonic() - call.made_at
+        outcome = OK
+        if error is not None:
+            outcome = CANCELLED if isinstance(error, TaskCancelledError) else FAILED
+        fresh = self._fresh
+        fresh.append((call.call_id, outcome, time.monotonic() - call.made_at, call.attempts))
+        if len(fresh) >= FOLD_AT:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Add up the calls that have ended since the last time."""
         with self._lock:
-            self.called += 1
-            self.again += call.attempts - 1
-            if isinstance(error, TaskCancelledError):
-                return
-            self.finished += 1
-            self.succeeded += error is None
-            self.seconds += seconds
-        if call.sent:
-            self._ended.append((call.call_id, error is None))
+            for call_id, outcome, seconds, attempts in _take(self._fresh):
+                self.called += 1
+                self.again += attempts - 1
+                if outcome == CANCELLED:
+                    continue
+                self.finished += 1
+                self.succeeded += outcome == OK
+                self.seconds += seconds
+                self._ended.append((call_id, outcome == OK))
 
     # ---- looking -------------------------------------------------------------------------------
 
@@ -113,6 +129,7 @@ class Tally:
             session: Through which it is asked.
             under_way: Calls without an outcome.
         """
+        self._fold()
         with self._looking:
             self._ask(session)
             types = sorted(self._types.items(), key=lambda one: (-one[1], one[0]))
@@ -165,6 +182,6 @@ class Tally:
             self._booked += succeeded
 
 
-def _take(calls: deque[tuple[bytes, bool]]) -> list[tuple[bytes, bool]]:
+def _take(calls: deque[T]) -> list[T]:
     """Take all that is there; other threads may append meanwhile."""
     return [calls.popleft() for _ in range(len(calls))]

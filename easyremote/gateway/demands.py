@@ -104,6 +104,41 @@ def read_options(options: Mapping[str, Any]) -> Demand | None:
 
 NO_DEMAND = Demand()
 
+REMEMBERED_MAX = 1024
+KEY_CHARS_MAX = 512
+
+
+class Demands:
+    """Remembers what options mean, for callers say the same again and again.
+
+    What is long is read anew each time, so that strangers fill no memory.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, Demand | None] = {}
+
+    def read(self, options: Mapping[str, Any]) -> Demand | None:
+        """Return what `read_options` returns.
+
+        Raises:
+            BadDemand: As there.
+        """
+        if not options or HEEDED.isdisjoint(options):
+            return None
+        # As text, for True and 1 are one key of a dict, and two wishes.
+        key = repr([options.get(name) for name in _IN_ORDER])
+        if key in self._known:
+            return self._known[key]
+        demand = read_options(options)
+        if len(key) <= KEY_CHARS_MAX:
+            if len(self._known) >= REMEMBERED_MAX:
+                self._known.clear()
+            self._known[key] = demand
+        return demand
+
+
+_IN_ORDER = sorted(HEEDED)
+
 
 def _wishes(options: Mapping[str, Any], name: str) -> Wishes:
     value = options.get(name)

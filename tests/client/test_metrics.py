@@ -102,7 +102,7 @@ def test_a_call_that_was_cancelled_neither_succeeded_nor_failed(
     given.fail(ErrorCode.CANCELLED)
     with pytest.raises(TaskCancelledError):
         future.result(WAIT_S)
-    until(lambda: client.session.tally.called == 1)
+    until(lambda: client.metrics().features_used == ["cancel"])
     found = client.metrics()
 
     assert (found.functions_called, found.success_rate, found.avg_response_time) == (1, 1.0, 0.0)
@@ -175,12 +175,14 @@ def test_only_the_latest_calls_are_asked_about(
     gateway: ScriptedGateway, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that is never asked keeps no list without end."""
-    bound = client.session.tally._ended.maxlen
+    monkeypatch.setattr(tally_module, "FOLD_AT", 2)
     gateway.auto = answer
     futures = [client.submit("f", n) for n in range(5)]
     assert [future.result(WAIT_S) for future in futures] == list(range(5))
 
-    assert bound == tally_module.ENDED_MAX
+    tally = client.session.tally
+    assert tally._ended.maxlen == tally._unbooked.maxlen == tally_module.ENDED_MAX
+    assert len(tally._fresh) < 2
     assert client.metrics().functions_called == 5
 
 

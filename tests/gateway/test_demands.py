@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from easyremote.gateway.demands import HEEDED, NO_DEMAND, BadDemand, Demand, read_options
+from easyremote.gateway.demands import (
+    HEEDED,
+    NO_DEMAND,
+    REMEMBERED_MAX,
+    BadDemand,
+    Demand,
+    Demands,
+    read_options,
+)
 from easyremote.scheduler.capability import read_wishes
 from easyremote.scheduler.policy import ScoreWeights
 from easyremote.scheduler.scaling import Scaling
@@ -78,6 +86,33 @@ def test_weights_of_a_callers_own_and_scaling_auto() -> None:
     assert demand.policy is not None
     assert demand.policy.weights == ScoreWeights(latency=1.0, load=0)
     assert demand.scaling == Scaling()
+
+
+def test_what_was_read_is_remembered_and_true_is_not_one() -> None:
+    """The same words are read once; words that only look equal to Python are not the same."""
+    demands = Demands()
+    flag, number = {"capability": {"gpu": True}}, {"capability": {"gpu": 1}}
+
+    assert demands.read(flag) is demands.read({**flag, "attempt": 2})
+    assert demands.read(flag) == read_options(flag) != demands.read(number)
+    assert demands.read({}) is None
+    assert demands.read({"attempt": 3}) is None
+    assert demands.read({"priority": 0}) is None
+    with pytest.raises(BadDemand):
+        demands.read({"priority": "high"})
+
+
+def test_memory_for_what_was_read_is_bounded() -> None:
+    """Neither many nor long options of strangers stay."""
+    demands = Demands()
+    for number in range(2 * REMEMBERED_MAX + 10):
+        demands.read({"num_cpus": number + 1})
+        assert len(demands._known) <= REMEMBERED_MAX
+    known = len(demands._known)
+    long = {"capability": ["x" * 200, "y" * 200, "z" * 200]}
+
+    assert demands.read(long) == demands.read(long) == read_options(long)
+    assert len(demands._known) == known
 
 
 @pytest.mark.parametrize(
