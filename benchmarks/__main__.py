@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from . import scheduling
 from .floods import floods
 from .harness import RUNS, WARM_UPS, Progress, Row, environment
 from .peers import installed, running_peers
@@ -26,7 +27,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description="Measure EasyRemote beside the floor of this machine, in alternation.",
         epilog="Without a name every row of EasyRemote runs. `floods` measures an honest client "
         "beside attackers; `placement` one choice of a node. `peers` runs the same calls on "
-        "Ray and RPyC, where they are installed; `floors` measures the floors alone.",
+        "Ray and RPyC, where they are installed; `floors` measures the floors alone. "
+        "`scheduling` simulates clusters: `python -m benchmarks scheduling --help`.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(_NAMES))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value to FILE")
@@ -87,7 +89,11 @@ def _write(given: argparse.Namespace, rows: list[Row]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmarks that were asked for; return the exit code."""
-    given = _arguments(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["scheduling"]:
+        # Simulated, not measured on this machine: it has options of its own.
+        return scheduling.main(words[1:])
+    given = _arguments(words)
     progress = Progress()
     options = _options(given, progress)
     rows: list[Row] = []

@@ -30,8 +30,9 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
-HALF_LIFE_S = 600.0
-"""Usage is worth half after ten minutes: longer than most calls, shorter than a lunch break."""
+HALF_LIFE_S = 60.0
+"""Usage is worth half after a minute. A longer memory makes whoever had bad luck with one long call
+wait through whole bursts; a shorter one lets calls that last minutes be forgotten as they run."""
 
 COST_MIN_S = 1e-6
 """Least that a call is charged: even empty calls take turns."""
