@@ -100,6 +100,7 @@ class Accounts:
         }
         self._return_until = now + RETURN_S
         self._tidy_at = now + TIDY_EVERY_S
+        self._changed: set[str] = set()
         self.open = 0
         self.revenue = totals(store.reader, "node_id")
 
@@ -241,12 +242,24 @@ class Accounts:
         self._store.submit(written, close_usage, *charge.closing)
 
     def _earn(self, closed: Closed) -> None:
+        self._changed.add(closed.node_id)
         key = closed.node_id, str((closed.rule or {}).get("currency", ""))
         before = self.revenue.get(key, Totals(0, 0.0, 0))
         self.revenue[key] = Totals(
             before.calls + 1, before.seconds + closed.seconds,
             before.price_nano + closed.price_nano,
         )  # fmt: skip
+
+    def earned(self, node_id: str) -> float | None:
+        """Return what a node has earned, in the currency of most of its calls; None for never."""
+        sums = self.revenue_of(node_id).values()
+        most = max(sums, key=lambda one: one.calls, default=None)
+        return None if most is None else most.price_nano / NANO
+
+    def take_changed(self) -> set[str]:
+        """Return the nodes that have earned something since the last time."""
+        changed, self._changed = self._changed, set()
+        return changed
 
     def revenue_of(self, node_id: str) -> dict[str, Totals]:
         """Return what the paid calls of a node sum up to, by currency."""

@@ -119,9 +119,17 @@ class Gateway:
             self._batch(lambda: keep_house(self.dispatcher, trio.current_time()))
             await self._forget_absent(now)
             self._expire_sessions()
+            self._batch(self._tell_revenue)
             if now - used_at >= USED_EVERY_S:
                 used_at = now
                 await self._note_used()
+
+    def _tell_revenue(self) -> None:
+        """Tell the nodes that have earned something what that makes in all."""
+        for node_id in self.accounts.take_changed():
+            session = self._nodes.get(node_id)
+            if session is not None:  # Else it is told when it is back.
+                session.tell({"revenue": self.accounts.earned(node_id)})
 
     async def _note_used(self) -> None:
         try:

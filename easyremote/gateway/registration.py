@@ -97,6 +97,8 @@ class RegistrationHandler(StreamHandler):
                     }
                 )
             )
+            if (earned := gateway.accounts.earned(record.node_id)) is not None:
+                self.tell({"revenue": earned})
             gateway.dispatcher.returning.node_spoke(record, told)
         gateway.dispatcher.placer.pump_node(record)
 

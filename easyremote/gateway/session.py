@@ -125,6 +125,11 @@ class Session(LinkHandler):
 
         self._nursery.start_soon(task)
 
+    def tell(self, change: dict[str, Any]) -> None:
+        """Say something to a node; see `RegistrationHandler.tell`."""
+        if self._registration is not None:
+            self._registration.tell(change)
+
     # ---- who is it -----------------------------------------------------------------------------
 
     def on_hello(self, link: Link, event: HelloReceived) -> None:

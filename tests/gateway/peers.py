@@ -57,6 +57,7 @@ MESSAGES: dict[int, Any] = {
     Kind.FAILURE: Failure,
     Kind.REGISTERED: Registered,
     Kind.REPLY: Reply,
+    Kind.UPDATE: Update,
 }
 
 

@@ -15,9 +15,17 @@ from easyremote.gateway.accounts import IDLE_S, RETURN_S, TIDY_EVERY_S
 from easyremote.gateway.calls import GatewayCall
 from easyremote.gateway.database import StoreError
 from easyremote.gateway.usage_store import AlreadyOpenError, Opened, list_usage, open_usage, totals
-from easyremote.values import encode_call
+from easyremote.values import encode_call, plain
 from easyremote.wire.errors import ErrorCode
-from easyremote.wire.message import CODEC_PLAIN, FLAG_STREAM, Failure, Item, Registered, Result
+from easyremote.wire.message import (
+    CODEC_PLAIN,
+    FLAG_STREAM,
+    Failure,
+    Item,
+    Registered,
+    Result,
+    Update,
+)
 
 from .peers import Client, Node, World, function, new_id, open_world
 
@@ -393,6 +401,28 @@ async def test_the_totals_of_the_disk_are_those_of_memory(
 
     assert totals(world.gateway.state.store, "node_id") == world.gateway.accounts.revenue
     assert world.gateway.accounts.revenue_of("n1")["EUR"].calls == 3
+
+
+async def test_a_node_is_told_what_it_has_earned(world: World, autojump_clock: Any) -> None:
+    """Soon after a call was paid, and whenever it registers anew."""
+    node, client = await world.node("n1", priced(mode="per_request")), await world.client()
+    answer_all(node)
+    assert world.gateway.accounts.earned("n1") is None
+    for _ in range(3):
+        await client.call("f").outcome()
+    await trio.sleep(2)
+    assert told(node) == [{"revenue": 6.0}]
+    await node.cut()
+    node = await world.node("n1", priced(mode="per_request"))
+    await settle()
+
+    assert told(node) == [{"revenue": 6.0}]
+
+
+def told(node: Node) -> list[Any]:
+    """Return what the gateway has said to a node beside that it is registered."""
+    said = [one.info for one in node.registration.messages if type(one) is Update]
+    return [plain.decode(info) for info in said if info is not None]
 
 
 async def test_users_see_their_own_account_and_operators_all(
