@@ -88,11 +88,13 @@ def placement(
         exclude: As for `choose`.
     """
     ranked = places.judged(chosen)
-    request = Request(places.needs, exclude, places.desperate)
+    desperate = places.desperate
     reasons = Reasons(
         (place.host.node_id, why)
         for place in places
-        if place is not chosen and (why := rejection(place, request)) is not None
+        if place is not chosen
+        and (why := rejection(place, Request(places.needs_at(place), exclude, desperate)))
+        is not None
     )
     return Placement(
         chosen.host.node_id,

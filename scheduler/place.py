@@ -19,9 +19,8 @@ Source. The least-recently-used tie-break of features.md I9.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,12 +59,12 @@ class Places:
     Attributes:
         fleet: The table of the gateway.
         policy: How one of them is chosen.
-        needs: What each call of the pool reserves.
+        needs: What each call of the pool reserves, where no place says otherwise.
     """
 
     __slots__ = (
         "_adjusted", "_bonuses", "_capability", "_index", "_liked", "_list", "_long", "_lots",
-        "_plain", "_quick", "_seen", "_slots", "fleet", "needs", "policy",
+        "_own", "_plain", "_quick", "_reserves", "_seen", "_slots", "fleet", "needs", "policy",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +102,8 @@ class Places:
         self._seen: NDArray[np.int64] = np.zeros(0, np.int64)
         self._adjusted: NDArray[np.float64] = np.zeros(0)
         self._bonuses: dict[Place, tuple[int, float]] = {}
+        self._own: dict[Place, Needs] = {}
+        self._reserves: NDArray[np.bool_] = np.zeros(0, np.bool_)
 
     def __len__(self) -> int:
         """Return how many places there are."""
@@ -116,9 +117,25 @@ class Places:
         """Whether a place is one of them."""
         return place in self._slots
 
-    def add(self, place: Place) -> None:
-        """Take a place in; nothing happens if it is there."""
+    def needs_at(self, place: Place) -> Needs:
+        """Return what a call reserves at one of the places."""
+        return self._own.get(place, self.needs)
+
+    def add(self, place: Place, needs: Needs | None = None) -> None:
+        """Take a place in; of one that is there, only what calls reserve may have changed.
+
+        Args:
+            place: The place.
+            needs: What a call reserves there, if that differs from the pool's `needs`.
+        """
+        if needs is None or needs == self.needs:
+            self._own.pop(place, None)
+        else:
+            self._own[place] = needs
+            self._plain = False
+        self._bonuses.pop(place, None)
         if place in self._slots:
+            self._index = None
             return
         self._slots[place] = len(self._list)
         self._list.append(place)
@@ -144,6 +161,7 @@ class Places:
             self._slots[last] = at
         self._liked.pop(place, None)
         self._bonuses.pop(place, None)
+        self._own.pop(place, None)
         self._index = None
         if self._long:
             self.fleet.leave(place)
@@ -194,7 +212,8 @@ class Places:
         if value < SHUT_BELOW and (value == NO_ROOM or not self.desperate):
             return False
         host = place.host
-        if self.needs and isinstance(host.ledger.fits(self.needs), Rejection):
+        needs = self.needs_at(place)
+        if needs and isinstance(host.ledger.fits(needs), Rejection):
             return False
         return host.node_id not in exclude
 
@@ -202,9 +221,8 @@ class Places:
         """As in a plain pool, with what resources and preferences add for this pool."""
         values: list[tuple[float, Place]] = []
         best = NO_ROOM
-        needs = bool(self.needs)
         for place in self._list:
-            value = place.rest if needs else place.value
+            value = place.rest if self.needs_at(place) else place.value
             if value == NO_ROOM:
                 continue
             version = place.host.version
@@ -244,7 +262,7 @@ class Places:
             index = self._rows()
         if self._plain:
             return fleet.value.take(index), index
-        values = (fleet.rest if self.needs else fleet.value).take(index)
+        values = np.where(self._reserves, fleet.rest.take(index), fleet.value.take(index))
         values += self._adjust(index)
         return values, index
 
@@ -253,6 +271,7 @@ class Places:
         self._index = index
         self._seen = np.full(len(index), -1, np.int64)
         self._adjusted = np.zeros(len(index))
+        self._reserves = np.array([bool(self.needs_at(place)) for place in self._list], np.bool_)
         return index
 
     def _adjust(self, index: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -270,13 +289,14 @@ class Places:
         """
         weights = self.policy.weights
         liked = weights.capability * (self._liked.get(place, 1.0) - 1.0)
-        if not self.needs:
+        needs = self.needs_at(place)
+        if not needs:
             return liked
         ledger = place.host.ledger
-        devices = ledger.fits(self.needs)
+        devices = ledger.fits(needs)
         if isinstance(devices, Rejection):
             return NO_ROOM
-        return liked + weights.resources * ledger.free_after(self.needs, devices)
+        return liked + weights.resources * ledger.free_after(needs, devices)
 
     # ---- the long way: filter, score, choose -----------------------------------------------------
 
@@ -289,11 +309,11 @@ class Places:
             exclude: Ids of nodes that must not get the call.
             among: The places that are looked at, all by default.
         """
-        request = Request(self.needs, exclude, desperate=self.desperate)
+        desperate = self.desperate
         found = [
             self.judged(place)
             for place in (self._list if among is None else among)
-            if rejection(place, request) is None
+            if rejection(place, Request(self.needs_at(place), exclude, desperate)) is None
         ]
         found.sort(key=lambda ranked: (-ranked.total, ranked.place.used))
         return found
@@ -301,18 +321,19 @@ class Places:
     @property
     def desperate(self) -> bool:
         """Whether all nodes that could run a call are shut: then one of them has to do."""
-        needs = self.needs
         return all(
-            place.host.shut or (bool(needs) and place.host.ledger.ever(needs) is not None)
+            place.host.shut
+            or (bool(needs := self.needs_at(place)) and place.host.ledger.ever(needs) is not None)
             for place in self._list
         )
 
     def judged(self, place: Place) -> Ranked:
         """Return the scores of a place for a call of this pool."""
-        devices = place.host.ledger.fits(self.needs) if self.needs else ()
+        needs = self.needs_at(place)
+        devices = place.host.ledger.fits(needs) if needs else ()
         if isinstance(devices, Rejection):
             devices = ()
-        scores = place.scores(self.needs, devices, self._liked.get(place, 1.0))
+        scores = place.scores(needs, devices, self._liked.get(place, 1.0))
         return Ranked(place, scores, score.total(scores, self.policy.weights), devices)
 
     def _choose_slowly(self, exclude: Collection[str], large: Large | None) -> Place | None:
@@ -349,7 +370,7 @@ class Places:
         """Let a user's own strategy choose; what it says that is no candidate means None."""
         assert self.policy.chooser is not None
         snapshots = [one.place.snapshot(one.scores, one.total) for one in ranked]
-        answer = self.policy.chooser(snapshots, self.needs)
+        answer = self.policy.chooser(snapshots, self.needs_at(ranked[0].place))
         wanted = answer.node_id if isinstance(answer, NodeSnapshot) else answer
         for one in ranked:
             if one.place.host.node_id == wanted:
@@ -359,46 +380,3 @@ class Places:
 
 def _last_use(place: Place) -> int:
     return place.used
-
-
-# ---- without hosts: the fewest calls per slot ----------------------------------------------------
-class Candidate(Protocol):
-    """What the choice needs to know of a place where a call could run."""
-
-    @property
-    def busy(self) -> int:
-        """Calls that are there and occupy a slot or wait for one."""
-        ...
-
-    @property
-    def limit(self) -> int:
-        """How many may be there."""
-        ...
-
-    @property
-    def slots(self) -> int:
-        """How many run at once."""
-        ...
-
-    @property
-    def used(self) -> int:
-        """A counter that grows with every use of any candidate."""
-        ...
-
-
-C = TypeVar("C", bound=Candidate)
-
-
-def choose(candidates: Iterable[C]) -> C | None:
-    """Return the candidate with the fewest calls per slot that may take one more, or None."""
-    best: C | None = None
-    best_load, best_used = 0.0, 0
-    for candidate in candidates:
-        busy = candidate.busy
-        if busy >= candidate.limit:
-            continue
-        load = busy / candidate.slots
-        used = candidate.used
-        if best is None or load < best_load or (load == best_load and used < best_used):
-            best, best_load, best_used = candidate, load, used
-    return best

@@ -20,7 +20,7 @@ import trio
 from ..wire.errors import ErrorCode
 from .accounts import Accounts, facts_of
 from .calls import CallInput, CallState, GatewayCall
-from .registry import Offer, Pool
+from .pool import Offer, Pool
 from .routing import Refused, route
 from .subaccount import sub_account
 from .terms import Terms

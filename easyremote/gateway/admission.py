@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING
 from ..log import Log
 from ..wire.errors import ErrorCode
 from ..wire.message import Call
-from .calls import CallState, GatewayCall
+from . import events
+from .calls import CallInput, CallState, GatewayCall
 from .demands import HEEDED
-from .routing import Refused
+from .routing import Refused, check_codec, priority_of
 
 if TYPE_CHECKING:
-    from .registry import NodeRecord
+    from .dispatcher import Dispatcher
+    from .pool import NodeRecord
+    from .session import Session
 
 _log = Log("gateway")
 
@@ -31,6 +34,59 @@ HEEDED_OPTIONS = HEEDED | {"attempt"}
 """Call options that the gateway acts on."""
 IGNORED_MAX = 256
 """Names of other options that are named in the log, once each."""
+
+
+def admit(dispatcher: Dispatcher, session: Session, call: GatewayCall) -> GatewayCall:
+    """Take a call that came on a session's link; return the handler of its stream.
+
+    Raises:
+        Refused: It is not taken.
+    """
+    message = call.message
+    now = call.since = session.link.connection.now
+    if dispatcher.closing:
+        raise Refused(
+            ErrorCode.SHUTTING_DOWN, "the gateway is stopping; try again shortly",
+            retry_after_s=5.0,
+        )  # fmt: skip
+    if message.deadline_ms is not None:
+        call.deadline = now + message.deadline_ms / 1000.0
+    nested = session.node is not None or message.ticket
+    if nested:
+        delegate(call, session.node, dispatcher.limits.depth_max)
+    else:
+        call.principal = session.principal
+        call.caller = session.caller
+    existing = call.caller.calls.get(message.call_id)
+    if existing is not None:
+        return dispatcher.returning.take_up(existing, call)
+    if call.caller.was_over(message.call_id):
+        raise Refused(
+            ErrorCode.GATEWAY_LOST, "this call has ended and its outcome is no longer kept",
+            may_have_run=True,
+        )  # fmt: skip
+    check_codec(call.principal, message.codec)
+    if message.options:
+        dispatcher.ignored.look(message)
+        call.priority = priority_of(message)
+    if call.deadline is not None and call.deadline <= now:
+        call.step(CallInput.EXPIRE)
+        dispatcher.answer_rejected(call, ErrorCode.DEADLINE, "the deadline passed before the call")
+        return call
+    if (pool := dispatcher.returning.find_pool(session, call, nested=bool(nested))) is None:
+        dispatcher.returning.hold(call)
+    else:
+        dispatcher.put(call, pool)
+    call.caller.calls[message.call_id] = call
+    dispatcher.calls_total += 1
+    if call.parent is not None:
+        dispatcher.placer.lend(call.parent)
+    if call.deadline is not None:
+        dispatcher.timers.at(call.deadline, call, CallInput.EXPIRE)
+    assert call.up is not None
+    call.up.accept()
+    events.call_accepted(call)
+    return call
 
 
 def delegate(call: GatewayCall, record: NodeRecord | None, depth_max: int) -> None:

@@ -49,12 +49,14 @@ from . import events
 
 if TYPE_CHECKING:
     from ..identity.role import Principal
+    from ..scheduler.pending import Level
+    from ..scheduler.reserve import Reservation
+    from ..scheduler.shares import Share
     from ..stream import Stream
     from .callers import Caller
     from .charge import Charge
     from .dispatcher import Dispatcher
-    from .queue import CallQueue
-    from .registry import Offer, Pool
+    from .pool import Offer, Pool
 
 
 class CallState(IntEnum):
@@ -189,7 +191,11 @@ class GatewayCall(Relay):
         state: Where it is; changed by `step` alone.
         offer: The function on the node that has the call, None while or when no node has.
         pool: Where it waits or waited.
-        queue: The queue in which it waits.
+        level: Its place in the queue of its pool, None unless it waits there.
+        share: What its user has used, set when it is placed.
+        priority: Which of its user's calls goes first; higher is earlier.
+        reservation: What is reserved for it on its node.
+        cost_s: Slot-seconds that its user was charged for it, at `charged_at`.
         deadline: When it expires, on trio's clock; None for never.
         parent: The running call that made this one.
         depth: How many calls are above it.
@@ -214,7 +220,12 @@ class GatewayCall(Relay):
     caller: Caller
     offer: Offer | None = None
     pool: Pool | None = None
-    queue: CallQueue | None = None
+    level: Level[GatewayCall] | None = None
+    share: Share
+    priority = 0
+    reservation: Reservation | None = None
+    cost_s = 0.0
+    charged_at = 0.0
     deadline: float | None = None
     parent: GatewayCall | None = None
     depth = 0

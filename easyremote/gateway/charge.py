@@ -37,7 +37,7 @@ from .routing import Refused
 from .usage_store import Closed, Count, Who
 
 if TYPE_CHECKING:
-    from .registry import Offer
+    from .pool import Offer
 
 OUTCOME_OF_CODE = {
     ErrorCode.REMOTE_ERROR: ERROR, ErrorCode.CANCELLED: CANCELLED, ErrorCode.DEADLINE: DEADLINE,

@@ -31,7 +31,7 @@ from .grants import Grants
 from .housekeeping import keep_house
 from .limits import GatewayLimits
 from .recovery import ASKED_S, Recovery
-from .registry import Registry
+from .registry import Cluster, Registry
 from .session import Session
 from .state import GatewayState
 from .store import Store
@@ -80,7 +80,7 @@ class Gateway:
         self.version = __version__
         self.outbox = Outbox()
         self.store = AsyncStore(state.store, inline=inline)
-        self.registry = Registry()
+        self.registry = Registry(Cluster(queued_max=self.limits.queued_max))
         boots = read_boots(state.store, ASKED_FOR_S, ASKED_S)
         self.recovery = Recovery(state.incarnation, boots, trio.current_time())
         self.store.batch = self._batch

@@ -11,8 +11,9 @@ from typing import Any
 
 from ..identity.role import Principal
 from ..scheduler.capability import Effort, Wishes, matches
-from .registry import NodeRecord, Offer, Registry, sees_node, visible
-from .routing import denial, function_tags
+from .pool import NodeRecord, Offer, function_tags
+from .registry import Registry, sees_node, visible
+from .routing import denial
 
 
 def node_info(

@@ -27,17 +27,18 @@ from ..wire.message import Call, Failure, Kind, Result, decode, encode
 from . import events
 from .accounting import Accounting
 from .accounts import Accounts
-from .admission import IgnoredOptions, delegate
+from .admission import IgnoredOptions, admit
 from .callers import Caller
 from .calls import CallInput, CallState, GatewayCall
 from .gauges import bytes_buffered
 from .limits import GatewayLimits
 from .parking import Parking
 from .placing import Placer
+from .pool import Pool
 from .recovery import Recovery
-from .registry import Pool, Registry
+from .registry import Registry
 from .returning import Returning
-from .routing import Refused, check_codec, route
+from .routing import Refused, route
 from .timers import Timers
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Dispatcher:
         leaving: Calls that are over and whose callers have not taken all of the outcome.
         calls_total: Calls that were admitted since the start.
         failures_total: Calls that the gateway itself had to settle.
+        ignored: Names options that have no effect here in the log.
     """
 
     def __init__(
@@ -76,15 +78,16 @@ class Dispatcher:
         self.buffers = Buffers(limits.buffered_bytes_max)
         self.accounting = Accounting(self, accounts)
         self.placer = Placer(
-            limits, self.buffers, self._expire, self._refuse_waiting, self.accounting.released
-        )
+            limits, self.buffers, self._expire, self._refuse_waiting, self.accounting.released,
+            registry.cluster.shares,
+        )  # fmt: skip
         self.returning = Returning(self, recovery, principal_of)
         self.callers: dict[str, Caller] = {}
         self.leaving: dict[GatewayCall, float] = {}
         self.closing = False
         self.calls_total = 0
         self.failures_total = 0
-        self._ignored = IgnoredOptions()
+        self.ignored = IgnoredOptions()
 
     def caller(self, user: str) -> Caller:
         """Return what is kept about a user's calls."""
@@ -121,61 +124,15 @@ class Dispatcher:
         message = decode(Call, payload)
         call = GatewayCall(self, message, up, more, end)
         try:
-            return self._admit(session, call)
+            return admit(self, session, call)
         except Refused as refused:
             events.call_refused(session, call, refused)
             call.step(CallInput.REJECT)
-            self._answer_rejected(
+            self.answer_rejected(
                 call, refused.code, refused.reason, refused.may_have_run,
                 refused.retry_after_s, refused.detail,
             )  # fmt: skip
             return call
-
-    def _admit(self, session: Session, call: GatewayCall) -> GatewayCall:
-        message = call.message
-        now = call.since = session.link.connection.now
-        if self.closing:
-            raise Refused(
-                ErrorCode.SHUTTING_DOWN, "the gateway is stopping; try again shortly",
-                retry_after_s=5.0,
-            )  # fmt: skip
-        if message.deadline_ms is not None:
-            call.deadline = now + message.deadline_ms / 1000.0
-        nested = session.node is not None or message.ticket
-        if nested:
-            delegate(call, session.node, self.limits.depth_max)
-        else:
-            call.principal = session.principal
-            call.caller = session.caller
-        existing = call.caller.calls.get(message.call_id)
-        if existing is not None:
-            return self.returning.take_up(existing, call)
-        if call.caller.was_over(message.call_id):
-            raise Refused(
-                ErrorCode.GATEWAY_LOST, "this call has ended and its outcome is no longer kept",
-                may_have_run=True,
-            )  # fmt: skip
-        check_codec(call.principal, message.codec)
-        if message.options:
-            self._ignored.look(message)
-        if call.deadline is not None and call.deadline <= now:
-            call.step(CallInput.EXPIRE)
-            self._answer_rejected(call, ErrorCode.DEADLINE, "the deadline passed before the call")
-            return call
-        if (pool := self.returning.find_pool(session, call, nested=bool(nested))) is None:
-            self.returning.hold(call)
-        else:
-            self.put(call, pool)
-        call.caller.calls[message.call_id] = call
-        self.calls_total += 1
-        if call.parent is not None:
-            self.placer.lend(call.parent)
-        if call.deadline is not None:
-            self.timers.at(call.deadline, call, CallInput.EXPIRE)
-        assert call.up is not None
-        call.up.accept()
-        events.call_accepted(call)
-        return call
 
     def put(self, call: GatewayCall, pool: Pool) -> None:
         """Place a call; first see to its quota and bill, if it has any.
@@ -188,10 +145,11 @@ class Dispatcher:
         else:
             self.placer.place(call, pool)
 
-    def _answer_rejected(
+    def answer_rejected(
         self, call: GatewayCall, code: ErrorCode, reason: str, may_have_run: bool = False,
         retry_after_s: float | None = None, detail: dict[str, object] | None = None,
     ) -> None:  # fmt: skip
+        """Say to the caller that its call is not taken."""
         assert call.up is not None
         call.mute()
         maybe = may_have_run or call.was_sent_before
@@ -230,7 +188,7 @@ class Dispatcher:
             pool = route(self.registry, call.principal, call.message)
         except Refused:
             return False
-        if not any(group.node.node_id not in refused_by for group in pool.places):
+        if not any(place.host.node_id not in refused_by for place in pool.places):
             return False
         call.refused_by = refused_by
         call.detach_down()

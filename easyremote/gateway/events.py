@@ -108,7 +108,7 @@ def client_gone(session: Session, error: EasyRemoteError | None) -> None:
 def call_accepted(call: GatewayCall) -> None:
     """The gateway is responsible for a call now."""
     if _calls_logger.isEnabledFor(logging.DEBUG):
-        _calls.debug("call accepted", **_about(call), waits=call.queue is not None)
+        _calls.debug("call accepted", **_about(call), waits=call.level is not None)
 
 
 def call_given(call: GatewayCall) -> None:

@@ -23,8 +23,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..scheduler.model import Rejection
+from ..scheduler.pending import eta_s
 from .calls import STATE_NAMES, CallState, GatewayCall
-from .registry import Offer, SlotGroup
+from .pool import Offer, Pool, SlotGroup
 
 if TYPE_CHECKING:
     from .core import Gateway
@@ -43,23 +45,45 @@ PHASES: dict[CallState, str] = {
 }
 
 
-def whereabouts(call: GatewayCall) -> dict[str, Any]:
+def whereabouts(gateway: Gateway, call: GatewayCall, now: float) -> dict[str, Any]:
     """Return where a call is, in a few fields: what a future shows."""
     position, eta_s = None, None
-    if call.queue is not None and call.pool is not None:
-        position = call.queue.position(call)
-        groups = call.pool.places
-        slots = sum(group.slots for group in groups)
-        means = [group.mean_s for group in groups if group.mean_s is not None]
-        if slots and means:
-            eta_s = (position + 1) * (sum(means) / len(means)) / slots
+    if call.level is not None and call.pool is not None:
+        position = call.pool.queue.position(call, now)
+        eta_s = _eta_s(call.pool, position, now)
     return {
         "state": STATE_NAMES[call.state],
         "queue_position": position,
         "eta_s": eta_s,
         "node_id": None if call.offer is None else call.offer.record.node_id,
         "attempt": call.attempt,
+        "placement": placement(gateway, call.message.call_id, now),
     }
+
+
+def placement(gateway: Gateway, call_id: bytes, now: float) -> dict[str, Any] | None:
+    """Return why a call was given where it was given; None if that is not (or no more) known."""
+    traces = gateway.dispatcher.placer.traces
+    return traces.placement(call_id, gateway.state.store.clock() - now)
+
+
+def _eta_s(pool: Pool, ahead: int, now: float) -> float | None:
+    """Return when a waiting call may expect to start; None if nothing is known of the bodies."""
+    groups = [offer.group for offer in pool.places.values()]
+    means = [group.mean_s for group in groups if group.mean_s is not None]
+    if not means:
+        return None
+    there = set(groups)
+    running = [
+        now - call.since
+        for group in groups
+        for call in group.node.running.values()
+        if call.offer is not None and call.offer.group in there and not call.children
+    ]
+    slots = sum(group.slots for group in groups)
+    if pool.needy:  # Its calls take more than slots: as many run at once as run now.
+        slots = min(slots, max(1, len(running)))
+    return eta_s(ahead, slots, sum(means) / len(means), running)
 
 
 def explain(gateway: Gateway, call: GatewayCall, now: float) -> dict[str, Any]:
@@ -76,7 +100,7 @@ def explain(gateway: Gateway, call: GatewayCall, now: float) -> dict[str, Any]:
         run it, while it waits for one) and `sentences`.
     """
     told: dict[str, Any] = {
-        **whereabouts(call),
+        **whereabouts(gateway, call, now),
         "call_id": call.message.call_id,
         "function": call.message.function,
         "phase": PHASES[call.state],
@@ -134,7 +158,7 @@ def _queued(gateway: Gateway, call: GatewayCall, told: dict[str, Any], now: floa
         if pool.covers(offer.record)
     ]
     offers.sort(key=lambda offer: offer.record.node_id)
-    rows = [_place(call, offer, now) for offer in offers]
+    rows = [_place(gateway, call, offer, now) for offer in offers]
     told["places"] = rows[:PLACES_MAX]
     sentences += [row["why"] for row in rows[:PLACES_MAX]]
     if len(rows) > PLACES_MAX:
@@ -149,7 +173,7 @@ def _queued(gateway: Gateway, call: GatewayCall, told: dict[str, Any], now: floa
     return sentences
 
 
-def _place(call: GatewayCall, offer: Offer, now: float) -> dict[str, Any]:
+def _place(gateway: Gateway, call: GatewayCall, offer: Offer, now: float) -> dict[str, Any]:
     """Say why one node does not have a call now."""
     record, group = offer.record, offer.group
     row: dict[str, Any] = {
@@ -166,6 +190,11 @@ def _place(call: GatewayCall, offer: Offer, now: float) -> dict[str, Any]:
         state, why = "paused", f"{name} is paused by its owner."
     elif name in call.refused_by:
         state, why = "refused", f"{name} gave this call back; another node is tried first."
+    elif (lack := _lack(gateway, call, offer)) is not None:
+        state, why = "lacks", f"{name} {lack}."
+    elif record.host.shut:
+        state = "suspect"
+        why = f"{name} gets no calls now: it is silent, or failed too many of the last ones."
     elif group.busy >= group.limit:
         state = "busy"
         why = f"{name} is busy: {_load(group)}."
@@ -178,6 +207,21 @@ def _place(call: GatewayCall, offer: Offer, now: float) -> dict[str, Any]:
     if link is not None:
         why = " ".join([why, *_silence(offer, now)])
     return {**row, "state": state, "why": why}
+
+
+def _lack(gateway: Gateway, call: GatewayCall, offer: Offer) -> str | None:
+    """Say what a node has not enough of for a call, or for whom it is kept; None for neither."""
+    pool, host = call.pool, offer.record.host
+    if pool is None or not pool.needy:
+        return None
+    needs = offer.needs(pool.kind.asks)
+    found = needs if isinstance(needs, Rejection) else host.ledger.fits(needs)
+    if isinstance(found, Rejection):
+        return found.shown()
+    kept_for = gateway.dispatcher.placer.kept.get(offer.record)
+    if needs and kept_for is not None and kept_for.level is not None and kept_for is not call:
+        return "is kept for a call that has waited longer and needs more"
+    return None
 
 
 # ---- a node has it -------------------------------------------------------------------------------

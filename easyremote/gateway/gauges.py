@@ -74,7 +74,7 @@ def bytes_buffered(dispatcher: Dispatcher) -> int:
     for record in dispatcher.registry.nodes.values():
         known.update(record.running.values())
     held, writing = dispatcher.returning.held, dispatcher.accounting.writing
-    waiting = (c for c in known if c.queue is not None or c in held or c in writing)
+    waiting = (c for c in known if c.level is not None or c in held or c in writing)
     return sum(c.body_bytes for c in waiting) + sum(call.holds_bytes for call in known)
 
 

@@ -52,7 +52,7 @@ def _drop_stranded(dispatcher: Dispatcher, now: float) -> None:
         if since is None:
             pool.stranded_since = now
         elif now - since >= dispatcher.limits.offline_grace_s:
-            for call in pool.queue.calls():
+            for call in list(pool.queue.calls(now)):
                 why = f"No healthy nodes for {pool.name}: every node that provides it is gone"
                 refused = Refused(ErrorCode.NO_NODE, why, cls="NoHealthyNodesError")
                 dispatcher.lose_held(call, refused)

@@ -1,8 +1,15 @@
-"""Give calls to nodes: at once where there is room, in order of arrival where there is not.
+"""Give calls to nodes: at once to the best place with room, else to whoever has room first.
 
 Theory. A call is written to a node's link as soon as some slot group that could run it holds less
-than its window; otherwise it waits at its pool. Whenever a place becomes free, the group takes the
-call that has waited longest among all pools that it serves.
+than its window: to the one with the best score (`scheduler/place.py`). Otherwise it waits at its
+pool. Whenever a place becomes free, the group takes the call whose user has used least lately,
+among all pools that it serves (`scheduler/pending.py`). So no call waits at a slow or busy node
+while a fast one idles.
+
+What a call needs is reserved on the node's ledger before it is written to the link, and given back
+when the node has done with it. A call that does not fit now waits, and others that do may pass it,
+for `PASS_S`. Then a node is kept for it: no other call that reserves something is given to that
+node until the one has its place.
 
 A running body that waits for a nested call occupies a slot without using it. Its slot is lent:
 while a call has calls of its own that are not settled, it does not count in its group. Without
@@ -10,9 +17,9 @@ that, a node with one slot whose function calls another function of the same nod
 ever.
 
 Rules of this file. 1) No I/O but opening streams. 2) A group's `busy` and `pools`, and a call's
-`offer` and `queue`, change here alone. 3) A call that expired is never dispatched.
+`offer`, `level` and `reservation`, change here alone. 3) A call that expired is never dispatched.
 
-Source. decisions.md 8; scheduler/window.py for how much a node may hold.
+Source. decisions.md 8; scheduler/README.md; EASY backfilling (Lifka, 1995) for keeping a node.
 """
 
 from __future__ import annotations
@@ -23,17 +30,26 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..flow import Buffers
-from ..scheduler.place import choose
+from ..scheduler.host import NO_ROOM
+from ..scheduler.model import NO_NEEDS, Rejection
+from ..scheduler.pending import COST_S
+from ..scheduler.shares import Shares
+from ..scheduler.transfer import LARGE_BYTES, Large
 from ..wire.errors import ErrorCode
 from ..wire.message import Dispatch, Kind, encode
 from . import events
 from .calls import CallInput, CallState, GatewayCall
 from .limits import GatewayLimits
-from .registry import NodeRecord, Offer, Pool, SlotGroup
+from .pool import NodeRecord, Offer, Pool, SlotGroup
 from .routing import Refused
+from .traces import Traces
 
 if TYPE_CHECKING:
+    from ..scheduler.model import Needs
     from ..stream import Stream
+
+PASS_S = 5.0
+"""How long others may pass a waiting call that a node has not enough left for."""
 
 
 class Placer:
@@ -42,6 +58,8 @@ class Placer:
     Attributes:
         queued: Calls that wait, over all callers.
         uses: Counts dispatches; the age of a group's last use.
+        traces: Why calls went where they went.
+        kept: Nodes that are kept for a waiting call.
     """
 
     def __init__(
@@ -51,8 +69,9 @@ class Placer:
         expire: Callable[[GatewayCall], None],
         refuse: Callable[[GatewayCall, Refused], None],
         released: Callable[[GatewayCall], None],
+        shares: Shares,
     ) -> None:
-        """Place by windows alone.
+        """Begin without calls.
 
         Args:
             limits: How many calls may wait.
@@ -60,6 +79,7 @@ class Placer:
             expire: Settles a waiting call whose deadline has passed.
             refuse: Settles a waiting call that no node can be given.
             released: Is told when no node has a call with a quota or a price any more.
+            shares: What each user has used.
         """
         self.released = released
         self.expire = expire
@@ -68,6 +88,9 @@ class Placer:
         self.limits = limits
         self.queued = 0
         self.uses = 0
+        self.traces = Traces()
+        self.kept: dict[NodeRecord, GatewayCall] = {}
+        self._shares = shares
         self._sequence = 0
 
     def place(self, call: GatewayCall, pool: Pool) -> None:
@@ -77,16 +100,19 @@ class Placer:
             Refused: Too many calls wait already.
         """
         call.buffers = call.caller.buffers
-        if call.charge is not None and (why := call.charge.refusal(trio.current_time())):
+        now = trio.current_time()
+        if call.charge is not None and (why := call.charge.refusal(now)):
             raise why
         self._sequence += 1
         call.sequence = self._sequence
+        call.pool = pool
+        call.share = self._shares.of(call.principal.user, now)
         if not pool.queue.waiting:
-            group = choose(pool.places)
-            if group is not None:
-                if _is_reused(call, group):
+            offer = self._choose(call, pool)
+            if offer is not None:
+                if _is_reused(call, offer.group):
                     raise _reused()
-                if self._dispatch(call, pool.places[group]):
+                if self._dispatch(call, pool, offer, now):
                     return
         if self.queued >= self.limits.queued_max:
             raise Refused(
@@ -107,32 +133,45 @@ class Placer:
                 retry_after_s=5.0,
             )  # fmt: skip
         call.step(CallInput.ENQUEUE)
-        self._enqueue(call, pool)
+        self._enqueue(call, pool, now)
 
     def place_again(self, call: GatewayCall, pool: Pool) -> None:
         """Place a call that a node gave back; it keeps its place in the order of arrival."""
         assert call.state is CallState.QUEUED
-        others = [
-            group
-            for group in pool.places
-            if group.node.node_id not in call.refused_by and not _is_reused(call, group)
-        ]
-        group = choose(others)
-        why = None if call.charge is None else call.charge.refusal(trio.current_time())
-        if why is not None or group is None or not self._dispatch(call, pool.places[group]):
-            self._enqueue(call, pool)
-            if why is not None:
-                self.refuse(call, why)
-
-    def _enqueue(self, call: GatewayCall, pool: Pool) -> None:
+        now = trio.current_time()
         call.pool = pool
+        offer = self._choose(call, pool, call.refused_by)
+        why = None if call.charge is None else call.charge.refusal(now)
+        if why is not None or offer is None or _is_reused(call, offer.group):
+            given = False
+        else:
+            given = self._dispatch(call, pool, offer, now)
+        if given:
+            return
+        self._enqueue(call, pool, now)
+        if why is not None:
+            self.refuse(call, why)
+
+    def _choose(
+        self, call: GatewayCall, pool: Pool, exclude: frozenset[str] = frozenset()
+    ) -> Offer | None:
+        """Return the best place that has room now."""
+        large = None
+        if pool.needy and self.kept:
+            exclude |= {r.node_id for r, one in self.kept.items() if one.level and one is not call}
+        if call.opened_more and (size := sum(call.message.segments)) >= LARGE_BYTES:
+            large = Large(size, waiting=pool.queue.waiting)
+        chosen = pool.ranked.choose(exclude, large)
+        return None if chosen is None else pool.places[chosen]
+
+    def _enqueue(self, call: GatewayCall, pool: Pool, now: float) -> None:
         call.buffers.add(call.body_bytes, call.body_bytes)
-        pool.queue.add(call)
+        pool.queue.add(call, now)
         self.queued += 1
         call.caller.queued += 1
         if pool.queue.waiting == 1:
-            for group in pool.places:
-                group.pools[pool] = None
+            for offer in pool.places.values():
+                offer.group.pools[pool] = None
 
     def leave(self, call: GatewayCall) -> None:
         """A waiting call waits no longer."""
@@ -143,11 +182,11 @@ class Placer:
         self.queued -= 1
         call.caller.queued -= 1
         if not pool.queue.waiting:
-            for group in pool.places:
-                group.pools.pop(pool, None)
+            for offer in pool.places.values():
+                offer.group.pools.pop(pool, None)
 
-    def _dispatch(self, call: GatewayCall, offer: Offer) -> bool:
-        """Write a call to a node's link; False if the node takes no more streams now."""
+    def _dispatch(self, call: GatewayCall, pool: Pool, offer: Offer, now: float) -> bool:
+        """Write a call to a node's link; False if the node has no stream or resources for it."""
         record = offer.record
         link = record.link
         message = call.message
@@ -157,13 +196,17 @@ class Placer:
         if (charge := call.charge) is not None:
             if charge.strict and offer.group.busy >= offer.group.slots:
                 return False  # Held ahead of a free slot, it would start nobody knows when.
-            deadline = charge.cut(deadline, trio.current_time())
+            deadline = charge.cut(deadline, now)
         assert message.call_id not in record.running
         assert record.grants is not None
+        needs = pool.ranked.needs_at(offer.group) if pool.needy else NO_NEEDS
+        if needs and not self._reserve(call, offer, needs):
+            return False
+        devices = () if call.reservation is None else call.reservation.devices
+        self.traces.keep(call, pool, offer.group, devices, now)
         deadline_ms = None
         if deadline is not None:
-            left_s = deadline - trio.current_time()
-            deadline_ms = max(1, int(left_s * 1000.0))
+            deadline_ms = max(1, int((deadline - now) * 1000.0))
         call.attempt += 1
         principal = call.principal
         context: dict[str, object] = {
@@ -177,6 +220,8 @@ class Placer:
             context["levels"] = sorted(principal.levels)
         if principal.shared:
             context["shared"] = True
+        if devices:
+            context["gpus"] = list(devices)
         payload = encode(
             Dispatch(
                 message.call_id,
@@ -203,48 +248,114 @@ class Placer:
         """A node has a call, on the stream `down`."""
         record, group = offer.record, offer.group
         self.uses += 1
-        group.used = self.uses
-        if not call.children:
-            group.busy += 1
+        group.take(self.uses)
+        if call.children:
+            group.release()
         record.running[call.message.call_id] = call
         call.offer = offer
         # By the caller's word or by that of a node that has room again: the later one was just now.
-        call.since = max(call.since, down.link.connection.now)
+        now = call.since = max(call.since, down.link.connection.now)
         call.node_owner, call.node_id = record.owner, record.node_id
+        if what is CallInput.ATTACH:
+            self._take_over(call, offer, now)
+        self._charge(call, group, now)
         if call.charge is not None:
-            call.charge.given(offer, trio.current_time())
+            call.charge.given(offer, now)
         call.step(what)
         call.attach_down(down)
         events.call_given(call)
 
+    def _reserve(self, call: GatewayCall, offer: Offer, needs: Needs) -> bool:
+        """Promise a call what it needs at a place; False if that is not there now."""
+        reservation = offer.record.host.reserve(needs)
+        if reservation is None:
+            return False
+        call.reservation = reservation
+        return True
+
+    def _take_over(self, call: GatewayCall, offer: Offer, now: float) -> None:
+        """A node came back with a call: what its function needs is reserved again, if it can be."""
+        call.share = self._shares.of(call.principal.user, now)
+        needs = offer.needs()
+        if isinstance(needs, Rejection) or not needs or call.reservation is not None:
+            return
+        self._reserve(call, offer, needs)
+
+    def _charge(self, call: GatewayCall, group: SlotGroup, now: float) -> None:
+        """Count what a call will probably use against its user."""
+        cost_s, pool = group.mean_s, call.pool
+        if cost_s is None:
+            known = None if pool is None else pool.queue.cost_s
+            cost_s = COST_S if known is None else known
+        if call.reservation is not None and len(call.reservation.devices) > 1:
+            cost_s *= len(call.reservation.devices)
+        call.cost_s, call.charged_at = cost_s, now
+        if pool is None:
+            self._shares.charge(call.share, cost_s, now)
+        else:
+            pool.queue.served(call.share, cost_s, now)
+
+    def _settle(self, call: GatewayCall, group: SlotGroup) -> None:
+        """Count what a call has really used instead."""
+        now = trio.current_time()
+        used_s = now - call.charged_at
+        if call.state is CallState.QUEUED:
+            used_s = 0.0  # The node gave it back.
+        elif group.ahead and group.mean_s is not None:
+            used_s = group.mean_s  # The rest of the time it waited there.
+        if call.reservation is not None and len(call.reservation.devices) > 1:
+            used_s *= len(call.reservation.devices)
+        self._shares.settle(call.share, call.cost_s, call.charged_at, used_s, now)
+
     def pump(self, group: SlotGroup) -> None:
-        """Fill a group that has room with the calls that have waited longest."""
+        """Fill a group that has room with the calls of those who have used least."""
         pools, link = group.pools, group.node.link
         if link is None or link.streams_available <= 0:
             return  # It is lost, or takes no more streams: nobody is taken out of a queue for it.
-        while pools and group.busy < group.limit:
-            best: GatewayCall | None = None
-            best_pool: Pool | None = None
-            for pool in pools:
-                head = pool.queue.head()
-                assert head is not None
-                if best is None or head.sequence < best.sequence:
-                    best, best_pool = head, pool
-            assert best is not None and best_pool is not None
-            if best.deadline is not None and best.deadline <= trio.current_time():
-                self.expire(best)
-                continue
-            if _is_reused(best, group):
-                # It cannot wait here, or it would hold up all calls behind it.
-                self.refuse(best, _reused())
-                continue
-            if best.charge is not None and (why := best.charge.refusal(trio.current_time())):
-                self.refuse(best, why)
-                continue
-            self.leave(best)
-            if not self._dispatch(best, best_pool.places[group]):
-                self._enqueue(best, best_pool)
+        passed: set[Pool] = set()
+        while pools and group.value != NO_ROOM:
+            now = trio.current_time()
+            pool = _first(group, passed, now)
+            if pool is None:
                 return
+                return
+            call = pool.queue.head(now)
+            assert call is not None
+            if call.deadline is not None and call.deadline <= now:
+                self.expire(call)
+                continue
+            if _is_reused(call, group):
+                # It cannot wait here, or it would hold up all calls behind it.
+                self.refuse(call, _reused())
+                continue
+            if call.charge is not None and (why := call.charge.refusal(now)):
+                self.refuse(call, why)
+                continue
+            if pool.needy and not self._fits(call, pool, group, now):
+                passed.add(pool)
+                continue
+            self.leave(call)
+            if not self._dispatch(call, pool, pool.places[group], now):
+                self._enqueue(call, pool, now)
+                return
+
+    def _fits(self, call: GatewayCall, pool: Pool, group: SlotGroup, now: float) -> bool:
+        """Return whether a waiting call may be given what it needs at a place now."""
+        needs = pool.ranked.needs_at(group)
+        if not needs:
+            return True
+        record = group.node
+        kept_for = self.kept.get(record)
+        if kept_for is not None and kept_for.level is None:
+            del self.kept[record]
+            kept_for = None
+        if kept_for is not None and kept_for is not call:
+            return False
+        if not isinstance(record.host.ledger.fits(needs), Rejection):
+            return True
+        if kept_for is None and now - call.since >= PASS_S and call not in self.kept.values():
+            self.kept[record] = call
+        return False
 
     def pump_node(self, record: NodeRecord) -> None:
         """Fill every group of a node: it came, or it takes more streams."""
@@ -257,28 +368,49 @@ class Placer:
         offer = call.offer
         assert offer is not None
         call.offer = None
-        group = offer.group
+        record, group = offer.record, offer.group
         if not call.children:
-            group.busy -= 1
-        offer.record.running.pop(call.message.call_id, None)
+            group.release()
+        record.running.pop(call.message.call_id, None)
+        self._settle(call, group)
         if call.charge is not None:
             self.released(call)
-        if group.pools and group.busy < group.limit:
+        reservation, call.reservation = call.reservation, None
+        if reservation is not None:
+            record.host.give_back(reservation)
+            self.pump_node(record)
+        elif group.pools and group.value != NO_ROOM:
             self.pump(group)
 
     def lend(self, call: GatewayCall) -> None:
-        """A call made a call of its own: its slot may be used meanwhile."""
+        """A call made a call of its own: its slot may be used meanwhile, never what it reserved."""
         call.children += 1
         if call.children == 1 and call.offer is not None:
             group = call.offer.group
-            group.busy -= 1
+            group.release()
             self.pump(group)
 
     def take_back(self, call: GatewayCall) -> None:
         """A call that a call made is settled."""
         call.children -= 1
         if call.children == 0 and call.offer is not None:
-            call.offer.group.busy += 1
+            call.offer.group.take_back()
+
+
+def _first(group: SlotGroup, passed: set[Pool], now: float) -> Pool | None:
+    """Return the pool whose next call a group should take; None if there is none for it."""
+    best: Pool | None = None
+    best_rank = (0.0, 0.0, 0)
+    shut = group.host.shut
+    for pool in group.pools:
+        if pool in passed or (shut and not pool.ranked.desperate):
+            continue
+        if len(group.pools) == 1:
+            return pool
+        rank = pool.queue.rank(now)
+        if best is None or rank < best_rank:
+            best, best_rank = pool, rank
+    return best
 
 
 def _is_reused(call: GatewayCall, group: SlotGroup) -> bool:

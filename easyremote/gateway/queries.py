@@ -30,7 +30,7 @@ from ..wire.message import Failure, Query, decode
 from . import account_queries, describe
 from .bodies import send_reply
 from .calls import GatewayCall
-from .explain import explain, whereabouts
+from .explain import explain, placement, whereabouts
 from .gauges import gauges
 from .records import EXPIRES_DEFAULT_S, parse_role
 from .routing import NAMED_NODES_MAX, Refused, not_found
@@ -168,12 +168,13 @@ OWNERS_MAX = 1000
 
 def _call(gateway: Gateway, session: Session, args: Args) -> Any:
     """Return where a call of the asker is; somebody else's is as unknown as none."""
-    call_id = args.get("call_id")
+    call_id, now = args.get("call_id"), trio.current_time()
     if type(call_id) is bytes and call_id not in session.caller.calls:
         node_id = session.caller.served_by(call_id)
         if node_id is not None:  # It is over, and not long ago.
-            return {"state": "done", "node_id": node_id}
-    return whereabouts(_own_call(session, args))
+            why = placement(gateway, call_id, now)
+            return {"state": "done", "node_id": node_id, "placement": why}
+    return whereabouts(gateway, _own_call(session, args), now)
 
 
 def _explain(gateway: Gateway, session: Session, args: Args) -> Any:

@@ -26,7 +26,7 @@ from .sample import merged
 if TYPE_CHECKING:
     from ..stream import Stream
     from .core import Gateway
-    from .registry import NodeRecord
+    from .pool import NodeRecord
 
 _log = Log("gateway")
 
@@ -131,7 +131,7 @@ class RegistrationHandler(StreamHandler):
         named = {offer.group.name for offer in record.offers.values()}
         for name, group in list(record.groups.items()):
             if name not in named and not group.busy and not group.pools:
-                del record.groups[name]
+                record.groups.pop(name).leave()
 
     def replaced(self) -> None:
         """A newer registration of the same link counts from now on."""

@@ -1,9 +1,7 @@
 """Which nodes there are, what they offer, and where a call could run.
 
-Theory. The registry is rebuilt from what connected nodes announce; nothing of it is stored. A
-*pool* is a set of places where one kind of call could run: every offer of one function name on
-the nodes of one owner, or the offers on the nodes that a caller named. Calls wait at their pool,
-and a pool knows its places by slot group, so that finding a place is one look over few numbers.
+Theory. The registry is rebuilt from what connected nodes announce; nothing of it is stored. Where
+calls of one kind could run is a pool (`pool.py`), made when such a call comes first.
 
 A function name alone never reaches a stranger's node. Calls without a node id go to the nodes of
 one owner: the caller's own if they offer the name, else those of the owner who offered it first
@@ -18,196 +16,65 @@ Source. promises.md T14; features.md G5, G10, G11.
 
 from __future__ import annotations
 
+import random
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..identity.role import Principal
-from ..scheduler.window import Window
+from ..scheduler.fleet import Fleet
+from ..scheduler.policy import DEFAULT, Lots, Policy
+from ..scheduler.shares import Shares
 from .grants import NodeGrants
 from .offer import FunctionEntry, NodeOffer
-from .queue import CallQueue
+from .pool import ORDINARY, Class, NodeRecord, Offer, Pool, SlotGroup
 
 if TYPE_CHECKING:
     from ..link import Link
-    from .calls import GatewayCall
 
 NODES_MAX = 10_000
 """Nodes that the registry remembers, connected or not."""
 PINNED_MAX = 4096
-"""Pools of named nodes that are kept while nobody waits at them."""
+"""Pools of named nodes, and of calls that ask for something, that are kept while nobody waits."""
 OFFLINE_KEEP_S = 3600.0
 """How long a node that went away is still shown as offline."""
 
 
-class SlotGroup(Window):
-    """Functions of one node that share execution slots.
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What all pools have in common.
 
     Attributes:
-        busy: Calls that were given to the node and occupy a slot or wait for one. A call whose
-            body waits for a nested call has lent its slot and is not counted.
-        used: When it was used last, as a count of all uses.
-        pools: Pools at which calls wait that could run here.
+        policy: By which places are compared.
+        fleet: The table of places in long pools.
+        shares: What each user has used lately.
+        lots: Draws for the strategy `random`.
+        queued_max: Calls that may wait.
     """
 
-    __slots__ = ("busy", "name", "node", "pools", "used")
-
-    def __init__(self, node: NodeRecord, name: str, slots: int) -> None:
-        super().__init__(slots)
-        self.node = node
-        self.name = name
-        self.busy = 0
-        self.used = 0
-        self.pools: dict[Pool, None] = {}
-
-
-class Offer:
-    """One function on one node.
-
-    Attributes:
-        record: The node.
-        group: Where its calls count.
-        entry: What the node said about it.
-        registered_at: When, in UTC.
-    """
-
-    __slots__ = ("entry", "group", "name", "record", "registered_at")
-
-    def __init__(self, record: NodeRecord, group: SlotGroup, entry: FunctionEntry) -> None:
-        self.record = record
-        self.group = group
-        self.entry = entry
-        self.name = entry.name
-        self.registered_at = datetime.now(UTC)
-
-    @property
-    def path(self) -> str:
-        """`node_id.function`, the name under which everyone finds it."""
-        return f"{self.record.node_id}.{self.name}"
-
-    @property
-    def loss_detail(self) -> dict[str, Any]:
-        """What is said about calls that were lost with the node: whether they may run twice."""
-        return {"idempotent": True} if self.entry.idempotent else {}
-
-
-class NodeRecord:
-    """A node, connected or not.
-
-    Attributes:
-        principal: Who enrolled it; its owner.
-        link: Its link, None while it is away.
-        epoch: Number of this boot of the node's agent; grants of an earlier one are void.
-        grants: Makes the grants of this boot.
-        running: Calls given to it that it has not done with, by call id.
-        since: When it connected, in UTC.
-        last_seen: When it was connected last, on trio's clock.
-        online: The disk says that it may hold calls.
-        same_boot: It had been here before, also before this start of the gateway.
-    """
-
-    def __init__(self, node_id: str, principal: Principal) -> None:
-        self.node_id = node_id
-        self.principal = principal
-        self.link: Link | None = None
-        self.epoch = 0
-        self.grants: NodeGrants | None = None
-        self.offers: dict[str, Offer] = {}
-        self.groups: dict[str, SlotGroup] = {}
-        self.running: dict[bytes, GatewayCall] = {}
-        self.capabilities: dict[str, Any] = {}
-        self.labels: list[str] = []
-        self.facts: dict[str, Any] = {}
-        self.sample: dict[str, Any] = {}
-        self.paused = False
-        self.draining = False
-        self.since = datetime.now(UTC)
-        self.last_seen = 0.0
-        self.online = True
-        self.same_boot = False
-
-    @property
-    def owner(self) -> str:
-        """The user whose node it is."""
-        return self.principal.user
-
-    @property
-    def takes_calls(self) -> bool:
-        """Whether calls may be given to it now."""
-        return self.link is not None and not self.paused and not self.draining
-
-    @property
-    def health(self) -> str:
-        """`healthy`, `draining`, `paused` or `offline`."""
-        if self.link is None:
-            return "offline"
-        if self.draining:
-            return "draining"
-        return "paused" if self.paused else "healthy"
-
-
-class Pool:
-    """A set of places where one kind of call could run, and the calls that wait for one.
-
-    Attributes:
-        owner: Whose nodes it covers, or None if `node_ids` says which.
-        node_ids: The nodes that the caller named, or None.
-        places: Groups that take calls now, with the offer that runs there.
-        queue: The calls that wait.
-        guarded: Some of its functions want a level or an individual of their callers.
-        has_terms: Some of its functions have a quota or a price.
-        stranded_since: Since when calls wait here that no connected node could run.
-    """
-
-    __slots__ = (
-        "guarded", "has_terms", "name", "node_ids", "owner", "places", "queue", "stranded_since",
-    )  # fmt: skip
-
-    def __init__(self, name: str, owner: str | None, node_ids: frozenset[str] | None) -> None:
-        self.name = name
-        self.owner = owner
-        self.node_ids = node_ids
-        self.places: dict[SlotGroup, Offer] = {}
-        self.queue = CallQueue()
-        self.guarded = self.has_terms = False
-        self.stranded_since: float | None = None
-
-    def add(self, offer: Offer) -> None:
-        """Take a place in, or the new description of one."""
-        self.places[offer.group] = offer
-        self.stranded_since = None
-        if offer.entry.access_level is not None or offer.entry.auth_required:
-            self.guarded = True
-        if offer.entry.terms is not None:
-            self.has_terms = True
-        if self.queue.waiting:
-            offer.group.pools[self] = None
-
-    def remove(self, group: SlotGroup) -> None:
-        """Give a place up."""
-        if self.places.pop(group, None) is not None:
-            group.pools.pop(self, None)
-
-    def covers(self, record: NodeRecord) -> bool:
-        """Return whether a node belongs to this pool."""
-        if self.node_ids is not None:
-            return record.node_id in self.node_ids
-        return record.owner == self.owner
+    policy: Policy = DEFAULT
+    fleet: Fleet = field(default_factory=Fleet)
+    shares: Shares = field(default_factory=Shares)
+    lots: Lots = field(default_factory=random.Random)
+    queued_max: int = 10_000
 
 
 class Registry:
     """All nodes and pools of a gateway.
 
     Attributes:
+        cluster: What all pools have in common.
         version: Grows with every change after which a call may have to go elsewhere.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cluster: Cluster | None = None) -> None:
+        self.cluster = cluster or Cluster()
         self.version = 0
         self.nodes: dict[str, NodeRecord] = {}
         self._offers: dict[str, dict[str, Offer]] = {}  # By name, then by node id.
         self._pools: dict[str, list[Pool]] = {}  # By name.
         self._by_owner: dict[tuple[str, str], Pool] = {}
-        self._pinned: dict[tuple[str, frozenset[str]], Pool] = {}
+        self._special: dict[tuple[str, str | frozenset[str], Class], Pool] = {}
         self._first_owner: dict[str, str] = {}
 
     # ---- nodes come, change and go ---------------------------------------------------------
@@ -222,7 +89,7 @@ class Registry:
                 return None
             if record is not None:
                 self.forget(record)
-            record = self.nodes[node_id] = NodeRecord(node_id, principal)
+            record = self.nodes[node_id] = NodeRecord(node_id, principal, self.cluster.policy)
         assert record.link is None and not record.running
         record.principal = principal
         record.link = link
@@ -231,8 +98,7 @@ class Registry:
         record.grants = grants
         record.since = datetime.now(UTC)
         record.paused = record.draining = False
-        for group in record.groups.values():
-            group.busy = 0
+        record.host.restarted()
         return record
 
     def announce(self, record: NodeRecord, offer: NodeOffer, *, whole: bool) -> list[Pool]:
@@ -245,6 +111,7 @@ class Registry:
         """
         if offer.capabilities is not None:
             record.capabilities = offer.capabilities
+            record.host.declare(offer.capabilities)
         if whole or offer.labels:
             record.labels = offer.labels
         record.facts.update(offer.facts)
@@ -336,10 +203,13 @@ class Registry:
         self._forget_pools()
 
     def _forget_pools(self) -> None:
-        pinned = [pool for pool in self._pinned.values() if not pool.queue.waiting]
-        gone = (pool for pool in self._by_owner.values() if pool.name not in self._offers)
-        unused = [pool for pool in gone if not pool.queue.waiting]
-        for pool in pinned + unused:
+        special = [pool for pool in self._special.values() if not pool.queue.waiting]
+        unused = [
+            pool
+            for pool in self._by_owner.values()
+            if not pool.queue.waiting and pool.name not in self._offers
+        ]
+        for pool in special + unused:
             self._drop(pool)
 
     def _drop(self, pool: Pool) -> None:
@@ -348,11 +218,11 @@ class Registry:
         pools.remove(pool)
         if not pools:
             del self._pools[pool.name]
-        for group in pool.places:
-            group.pools.pop(pool, None)
-        if pool.node_ids is not None:
-            del self._pinned[pool.name, pool.node_ids]
-        else:
+        for offer in list(pool.places.values()):
+            pool.remove(offer.group)
+        where = pool.node_ids if pool.owner is None else pool.owner
+        assert where is not None
+        if self._special.pop((pool.name, where, pool.kind), None) is None:
             assert pool.owner is not None
             del self._by_owner[pool.name, pool.owner]
 
@@ -362,7 +232,7 @@ class Registry:
         """Return every offer of a function name that the principal may see, online or not."""
         return [offer for offer in self._offers.get(name, {}).values() if visible(offer, principal)]
 
-    def pool_by_name(self, name: str, principal: Principal) -> Pool | None:
+    def pool_by_name(self, name: str, principal: Principal, kind: Class = ORDINARY) -> Pool | None:
         """Return the pool for a call that names no node; None if the caller sees no such name."""
         offers = self._offers.get(name)
         if not offers:
@@ -378,23 +248,32 @@ class Registry:
                 return None
             own = [offer for offer in seen if offer.record.owner == owner]
             chosen = own or [o for o in seen if o.record.owner == seen[0].record.owner]
-            return self.pool_of_nodes(name, frozenset(o.record.node_id for o in chosen))
+            return self.pool_of_nodes(name, frozenset(o.record.node_id for o in chosen), kind)
+        if kind != ORDINARY:
+            return self._special_pool(name, owner, kind)
         pool = self._by_owner.get((name, owner))
         if pool is None:
-            pool = self._by_owner[name, owner] = self._new_pool(name, owner, None)
+            pool = self._by_owner[name, owner] = self._new_pool(name, owner, None, kind)
         return pool
 
-    def pool_of_nodes(self, name: str, node_ids: frozenset[str]) -> Pool:
+    def pool_of_nodes(self, name: str, node_ids: frozenset[str], kind: Class = ORDINARY) -> Pool:
         """Return the pool for a call that may run on the named nodes."""
-        pool = self._pinned.get((name, node_ids))
+        return self._special_pool(name, node_ids, kind)
+
+    def _special_pool(self, name: str, where: str | frozenset[str], kind: Class) -> Pool:
+        pool = self._special.get((name, where, kind))
         if pool is None:
-            if len(self._pinned) >= PINNED_MAX:
+            if len(self._special) >= PINNED_MAX:
                 self._forget_pools()
-            pool = self._pinned[name, node_ids] = self._new_pool(name, None, node_ids)
+            owner = where if isinstance(where, str) else None
+            node_ids = None if isinstance(where, str) else where
+            pool = self._special[name, where, kind] = self._new_pool(name, owner, node_ids, kind)
         return pool
 
-    def _new_pool(self, name: str, owner: str | None, node_ids: frozenset[str] | None) -> Pool:
-        pool = Pool(name, owner, node_ids)
+    def _new_pool(
+        self, name: str, owner: str | None, node_ids: frozenset[str] | None, kind: Class
+    ) -> Pool:
+        pool = Pool(name, owner, node_ids, kind, self.cluster)
         self._pools.setdefault(name, []).append(pool)
         for offer in self._offers.get(name, {}).values():
             if offer.record.takes_calls and pool.covers(offer.record):
@@ -406,8 +285,12 @@ class Registry:
         found: dict[str, NodeRecord] = {}
         for name in names:
             record = self.nodes.get(name)
-            labelled = [] if record else [o for o in self.nodes.values() if name in o.labels]
-            for one in [record] if record else labelled:
+            records = (
+                [record]
+                if record is not None
+                else [other for other in self.nodes.values() if name in other.labels]
+            )
+            for one in records:
                 if sees_node(one, principal):
                     found[one.node_id] = one
         return list(found.values())

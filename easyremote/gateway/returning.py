@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..identity.role import Principal
     from ..stream import Stream
     from .dispatcher import Dispatcher
-    from .registry import NodeRecord, Offer, Pool
+    from .pool import NodeRecord, Offer, Pool
     from .session import Session
 
 _log = Log("gateway")

@@ -18,12 +18,16 @@ from collections.abc import Collection
 from typing import Any
 
 from ..identity.role import Operation, Principal
-from ..scheduler.capability import Effort, TooMuch, Wishes, lacks, matches, read_wishes
+from ..scheduler.capability import Effort, TooMuch, Wishes, lacks, matches
+from ..scheduler.explain import NAMED_MAX, sentence
+from ..scheduler.model import Rejection, Unplaceable
 from ..scheduler.units import shown
 from ..wire.errors import ErrorCode
 from ..wire.message import CODEC_PICKLE, Call
+from .demands import BadDemand, Demand, read_options
 from .offer import FUNCTION_NAME
-from .registry import NodeRecord, Offer, Pool, Registry, sees_node, visible
+from .pool import Class, NodeRecord, Offer, Pool, class_of, tags_of
+from .registry import Registry, sees_node, visible
 
 NAMED_NODES_MAX = 256
 """Node ids and labels in one call."""
@@ -96,7 +100,7 @@ class Routes:
         node_ids = message.node_ids
         key = (message.function,) if node_ids is None else (message.function, *node_ids)
         pool = self._known.get(key)
-        if pool is None or pool.guarded or not pool.places:
+        if pool is None or pool.guarded or not pool.places:  # Else nothing can have changed.
             pool = route(registry, self._principal, message)
             if len(self._known) < ROUTES_MAX:
                 self._known[key] = pool
@@ -117,22 +121,47 @@ def route(registry: Registry, principal: Principal, message: Call) -> Pool:
     if node_ids is None and "." in name:
         node_id, _, name = name.rpartition(".")
         node_ids = [node_id]
-    wanted = message.options.get("capability") if message.options else None
+    demand = demand_of(message)
+    kind = class_of(demand)
     if node_ids is not None:
-        pool = _named_pool(registry, principal, name, node_ids)
+        pool = _named_pool(registry, principal, name, node_ids, kind)
     else:
-        found = registry.pool_by_name(name, principal)
+        found = registry.pool_by_name(name, principal, kind)
         if found is None:
             raise not_found(registry, principal, name)
         pool = found
-    if wanted is not None:
-        pool = _capable(registry, principal, pool, wanted)
+    if demand is not None and demand.wishes:
+        pool = _capable(registry, principal, pool, demand, message.options)
     if not pool.places or pool.guarded:
         return _checked(registry, principal, pool)
     return pool
 
 
-def _named_pool(registry: Registry, principal: Principal, name: str, node_ids: list[str]) -> Pool:
+def demand_of(message: Call) -> Demand | None:
+    """Return what the options of a call ask of its place.
+
+    Raises:
+        Refused: They cannot be read.
+    """
+    try:
+        return read_options(message.options)
+    except BadDemand as error:
+        raise Refused(ErrorCode.BAD_ARGUMENT, str(error)) from None
+
+
+def priority_of(message: Call) -> int:
+    """Return which of its user's calls goes first: higher is earlier.
+
+    Raises:
+        Refused: The options cannot be read.
+    """
+    demand = demand_of(message)
+    return 0 if demand is None else demand.priority
+
+
+def _named_pool(
+    registry: Registry, principal: Principal, name: str, node_ids: list[str], kind: Class
+) -> Pool:
     if not 0 < len(node_ids) <= NAMED_NODES_MAX:
         raise Refused(
             ErrorCode.BAD_ARGUMENT, f"a call names 1 to {NAMED_NODES_MAX} nodes or labels"
@@ -143,18 +172,17 @@ def _named_pool(registry: Registry, principal: Principal, name: str, node_ids: l
     able = [node for node in nodes if name in node.offers and visible(node.offers[name], principal)]
     if not able:
         raise not_found(registry, principal, name, nodes)
-    return registry.pool_of_nodes(name, frozenset(node.node_id for node in able))
+    return registry.pool_of_nodes(name, frozenset(node.node_id for node in able), kind)
 
 
-def _capable(registry: Registry, principal: Principal, pool: Pool, wanted: Any) -> Pool:
+def _capable(
+    registry: Registry, principal: Principal, pool: Pool, demand: Demand, options: dict[str, Any]
+) -> Pool:
     offers = _offers(registry, principal, pool)
     effort = Effort()
     try:
-        wishes = read_wishes(wanted)
-        able = [o for o in offers if has_all(wishes, o, effort)]
-        misses = [] if able else _near_misses(wishes, offers, effort)
-    except ValueError as error:
-        raise Refused(ErrorCode.BAD_ARGUMENT, str(error)) from None
+        able = [o for o in offers if has_all(demand.wishes, o, effort)]
+        misses = [] if able else _near_misses(demand.wishes, offers, effort)
     except TooMuch:
         raise Refused(
             ErrorCode.BAD_ARGUMENT, "the capability that is wanted has too many parts; name fewer"
@@ -162,11 +190,11 @@ def _capable(registry: Registry, principal: Principal, pool: Pool, wanted: Any) 
     if not able:
         raise Refused(
             ErrorCode.NO_NODE,
-            f"No node that provides {pool.name} has the capability {shown(wanted)}. "
-            f"{'. '.join(misses)}",
+            f"No node that provides {pool.name} has the capability "
+            f"{shown(options['capability'])}. {'. '.join(misses)}",
             cls="NoCapableNodeError",
         )
-    return registry.pool_of_nodes(pool.name, frozenset(o.record.node_id for o in able))
+    return registry.pool_of_nodes(pool.name, frozenset(o.record.node_id for o in able), pool.kind)
 
 
 def has_all(wishes: Wishes, offer: Offer, effort: Effort) -> bool:
@@ -175,7 +203,7 @@ def has_all(wishes: Wishes, offer: Offer, effort: Effort) -> bool:
     Raises:
         TooMuch: Finding out would take too long.
     """
-    return matches(wishes, offer.record.capabilities, _tags(offer), effort)
+    return matches(wishes, offer.record.capabilities, tags_of(offer), effort)
 
 
 NEAR_MISSES_MAX = 5
@@ -185,7 +213,7 @@ LACKS_SHOWN_MAX = 3
 def _near_misses(wishes: Wishes, offers: list[Offer], effort: Effort) -> list[str]:
     """Say of the first few providers what they lack; those that lack least come first."""
     missing = [
-        (offer.record.node_id, lacks(wishes, offer.record.capabilities, _tags(offer), effort))
+        (offer.record.node_id, lacks(wishes, offer.record.capabilities, tags_of(offer), effort))
         for offer in offers
     ]
     missing.sort(key=lambda one: (len(one[1]), one[0]))
@@ -195,17 +223,6 @@ def _near_misses(wishes: Wishes, offers: list[Offer], effort: Effort) -> list[st
     ]
     more = len(missing) - NEAR_MISSES_MAX
     return lines if more <= 0 else [*lines, f"And {more} more"]
-
-
-def _tags(offer: Offer) -> list[str]:
-    """Return the labels of a node and the tags of its function."""
-    return offer.record.labels + function_tags(offer)
-
-
-def function_tags(offer: Offer) -> list[str]:
-    """Return the tags of a function."""
-    tags = offer.entry.facts.get("tags")
-    return [tag for tag in tags if type(tag) is str] if type(tags) is list else []
 
 
 def _offers(registry: Registry, principal: Principal, pool: Pool) -> list[Offer]:
@@ -220,6 +237,7 @@ def _checked(registry: Registry, principal: Principal, pool: Pool) -> Pool:
         reason = denial(principal, offers[0])
         assert reason is not None
         raise Refused(ErrorCode.FORBIDDEN, reason)
+    _check_feasible(pool, able)
     if not any(offer.record.takes_calls for offer in able):
         why = "; ".join(f"{o.record.node_id} is {o.record.health}" for o in able[:5])
         raise Refused(
@@ -228,7 +246,28 @@ def _checked(registry: Registry, principal: Principal, pool: Pool) -> Pool:
         )  # fmt: skip
     if len(able) == len(offers):
         return pool
-    return registry.pool_of_nodes(pool.name, frozenset(o.record.node_id for o in able))
+    return registry.pool_of_nodes(pool.name, frozenset(o.record.node_id for o in able), pool.kind)
+
+
+def _check_feasible(pool: Pool, offers: list[Offer]) -> None:
+    """Refuse a call that no node that is known could run, even if all were empty."""
+    if not pool.needy:
+        return
+    reasons: dict[str, Rejection] = {}
+    for offer in offers:
+        why = pool.misfit(offer)
+        if why is None:
+            return
+        reasons[offer.record.node_id] = why
+    each = "; ".join(
+        f"{node_id} {reasons[node_id].shown()}" for node_id in sorted(reasons)[:NAMED_MAX]
+    )
+    raise Refused(
+        ErrorCode.NO_NODE,
+        f"No node can ever run {pool.name} as it is asked for: {sentence(Unplaceable(reasons))}. "
+        f"{each}. Ask for less, or start a node that has it",
+        cls="InfeasibleError",
+    )
 
 
 def denial(principal: Principal, offer: Offer) -> str | None:

@@ -40,10 +40,10 @@ from . import events
 from .boots import boot_of, take_boot
 from .callers import Caller
 from .offer import BadOffer, node_id
+from .pool import NodeRecord
 from .queries import QueryHandler
 from .records import Refusal
 from .registration import RegistrationHandler
-from .registry import NodeRecord
 from .routing import Routes
 from .store import Store
 

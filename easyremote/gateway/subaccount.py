@@ -20,7 +20,7 @@ from ..wire.cbor import TagTable, decode_value
 from ..wire.errors import CodecError
 from ..wire.message import CODEC_PLAIN
 from .calls import GatewayCall
-from .registry import Pool
+from .pool import Pool
 
 PARAMETER = "user_id"
 CHARS_MAX = 128

@@ -591,16 +591,18 @@ async def test_lost_node_loses_what_it_was_given_and_nothing_else(
     world: World, autojump_clock: MockClock
 ) -> None:
     """Dispatched calls are NODE_LOST, maybe executed; waiting ones go to another node."""
-    first = await world.node("n1", function("f"))
-    second = await world.node("n2", function("f"))
+    ids = [new_id() for _ in range(3)]
+    nodes = [await world.node("n1", function("f")), await world.node("n2", function("f"))]
     client = await world.client()
-    calls = [client.call("f") for _ in range(3)]
+    calls = [client.call("f", call_id=call_id) for call_id in ids]
     await settle()
+    nodes.sort(key=lambda node: node.given[0].dispatch.call_id != ids[0])
+    first, second = nodes
     await first.cut()
     lost = await failure(calls[0])
 
     assert (lost.code, lost.maybe_executed) == (ErrorCode.NODE_LOST, True)
-    assert "n1" in lost.reason
+    assert first.node_id in lost.reason
 
     (await second.wait_given()).answer(b"1")
     (await second.wait_given(2)).answer(b"2")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from easyremote.gateway.queue import CallQueue
 from trio.testing import MockClock
 
 from easyremote.gateway.calls import CallState, GatewayCall
-from easyremote.gateway.queue import CallQueue
 from easyremote.loss import STREAMS_PER_TURN
 from easyremote.wire.errors import ErrorCode
 from easyremote.wire.message import Failure, Result

@@ -7,7 +7,8 @@ from typing import Any, cast
 from easyremote.gateway import registry as registry_module
 from easyremote.gateway.grants import Grants
 from easyremote.gateway.offer import read_offer
-from easyremote.gateway.registry import NodeRecord, Registry
+from easyremote.gateway.pool import NodeRecord
+from easyremote.gateway.registry import Registry
 from easyremote.identity.role import Principal, Role
 from easyremote.link import Link
 
@@ -29,7 +30,7 @@ def join(
 
 def nodes_of(registry: Registry, name: str, principal: Principal = ALICE) -> set[str]:
     pool = registry.pool_by_name(name, principal)
-    return set() if pool is None else {group.node.node_id for group in pool.places}
+    return set() if pool is None else {place.host.node_id for place in pool.places}
 
 
 def test_a_pool_gains_and_loses_places() -> None:
@@ -119,7 +120,7 @@ def test_pools_of_named_nodes_are_bounded(monkeypatch: Any) -> None:
     for number in range(100):
         registry.pool_of_nodes("f", frozenset({"n0", f"n{number}"}))
 
-    assert len(registry._pinned) <= 10
+    assert len(registry._special) <= 10
 
 
 def test_every_change_that_matters_is_seen_by_routes() -> None:

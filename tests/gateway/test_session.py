@@ -492,12 +492,12 @@ async def test_garbage_call_ends_the_link_and_nothing_else(
 async def test_refusal_that_repeats_a_long_wish_fits_into_a_frame(
     world: World, autojump_clock: MockClock
 ) -> None:
-    """A capability of nearly a frame, escaped in the reason, is refused and ends no link."""
+    """A capability of nearly a frame is refused, in a frame, and ends no link."""
     await world.node("n1", function("f"))
     client = await world.client("guest", "bob")
     with trio.fail_after(5):
         said = await client.call("f", options={"capability": "\x00" * 50_000}).outcome()
 
     assert type(said) is Failure
-    assert said.code == ErrorCode.NO_NODE
+    assert said.code == ErrorCode.BAD_ARGUMENT
     assert not client.over.is_set()

@@ -12,10 +12,8 @@ from easyremote.flow import Buffers
 from easyremote.gateway import callers as callers_module
 from easyremote.gateway import routing
 from easyremote.gateway.callers import Caller
-from easyremote.gateway.calls import CallState, GatewayCall
 from easyremote.gateway.grants import GRANT_BYTES, Grants
 from easyremote.gateway.offer import BadOffer, node_id, plain
-from easyremote.gateway.queue import CallQueue
 
 # ---- grants --------------------------------------------------------------------------------------
 
@@ -58,40 +56,6 @@ def test_ids_of_ended_calls_are_remembered_within_bounds(monkeypatch: pytest.Mon
         assert sum(caller.was_over(one) for one in ids) <= 20
         forgotten = [at for at, one in enumerate(ids[: index + 1]) if not caller.was_over(one)]
         assert all(at <= caller.forgot_until for at in forgotten), "it knows what it forgot"
-
-
-# ---- queues --------------------------------------------------------------------------------------
-
-
-class _Waiting(GatewayCall):
-    def __init__(self, sequence: int) -> None:
-        self.sequence = sequence
-        self.state = CallState.QUEUED
-
-
-@given(st.lists(st.tuples(st.sampled_from(["add", "take", "leave"]), st.integers(0, 500))))
-def test_queue_is_a_list_in_order_of_arrival(steps: list[tuple[str, int]]) -> None:
-    """Adding, taking the head and leaving from the middle do what they do to a sorted list."""
-    queue, model = CallQueue(), []
-    used: set[int] = set()
-    for what, number in steps:
-        if what == "add" and number not in used:
-            used.add(number)
-            call = _Waiting(number)
-            queue.add(call)
-            model.append(call)
-            model.sort(key=lambda one: one.sequence)
-        elif what == "take" and model:
-            head = queue.head()
-            assert head is model[0]
-            queue.leave(model.pop(0))
-        elif what == "leave" and model:
-            queue.leave(model.pop(number % len(model)))
-
-        assert queue.calls() == model
-        assert queue.waiting == len(model)
-        assert queue.head() is (model[0] if model else None)
-        assert [queue.position(call) for call in model] == list(range(len(model)))
 
 
 # ---- what nodes say ------------------------------------------------------------------------------

@@ -95,10 +95,10 @@ class Probes:
         """P11: a call that has expired is not given to a node."""
 
         @wraps(method)
-        def watched(placer: Placer, call: Any, offer: Any) -> Any:
+        def watched(placer: Placer, call: Any, *where: Any) -> Any:
             world, now = self.world, trio.current_time()
             late = call.deadline is not None and call.deadline < now
-            given = method(placer, call, offer)
+            given = method(placer, call, *where)
             if given and late and world is not None:
                 world.violation("P11", f"call {call.message.call_id.hex()[:8]} dispatched late")
             return given

@@ -1,0 +1,279 @@
+"""What the registry is made of: nodes, the slot groups of their functions, and pools of places.
+
+Theory. A *pool* is a set of places where one kind of call could run: every offer of one function
+name on the nodes of one owner, or on the nodes that a caller named, for calls that ask for the
+same. Calls wait at their pool, and a pool knows its places by slot group, so that finding a place
+is one look over few numbers. Calls of one function that reserve different things wait at different
+pools: one that needs two GPUs must not stand in the way of one that needs none.
+
+Rules of this file. 1) No I/O; time is an argument. 2) A node that could never run the calls of a
+pool is no place of it.
+
+Source. promises.md T14; features.md G5, G11; issue of the scheduler: "requirement class".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..identity.role import Principal
+from ..scheduler.capability import Effort, TooMuch, Wishes, degree
+from ..scheduler.host import Host, Place
+from ..scheduler.model import NO_NEEDS, Needs, Rejection
+from ..scheduler.needs import read_needs
+from ..scheduler.pending import PendingQueue
+from ..scheduler.place import Places
+from ..scheduler.policy import Policy
+from .demands import Demand
+from .grants import NodeGrants
+from .offer import FunctionEntry
+
+if TYPE_CHECKING:
+    from ..link import Link
+    from .calls import GatewayCall
+    from .registry import Cluster
+
+
+class SlotGroup(Place):
+    """Functions of one node that share execution slots.
+
+    A call whose body waits for a nested call has lent its slot and does not count as busy.
+
+    Attributes:
+        node: The node.
+        pools: Pools at which calls wait that could run here.
+    """
+
+    __slots__ = ("node", "pools")
+
+    def __init__(self, node: NodeRecord, name: str, slots: int) -> None:
+        super().__init__(node.host, name, slots)
+        self.node = node
+        self.pools: dict[Pool, None] = {}
+
+
+class Offer:
+    """One function on one node.
+
+    Attributes:
+        record: The node.
+        group: Where its calls count.
+        entry: What the node said about it.
+        requirements: What each call of it reserves, as its provider wrote it.
+        registered_at: When, in UTC.
+    """
+
+    __slots__ = ("entry", "group", "name", "record", "registered_at", "requirements")
+
+    def __init__(self, record: NodeRecord, group: SlotGroup, entry: FunctionEntry) -> None:
+        self.record = record
+        self.group = group
+        self.entry = entry
+        self.name = entry.name
+        requirements = entry.facts.get("requirements")
+        self.requirements: Mapping[str, Any] = requirements if type(requirements) is dict else {}
+        self.registered_at = datetime.now(UTC)
+
+    def needs(self, asks: tuple[tuple[str, float | str], ...] = ()) -> Needs | Rejection:
+        """Return what a call reserves here, or why what it asks for makes no sense here.
+
+        Args:
+            asks: Amounts that the call asks for itself; of both, the larger counts.
+        """
+        if not asks and not self.requirements:
+            return NO_NEEDS
+        try:
+            return read_needs(self.requirements, {"resources": dict(asks)} if asks else None)
+        except ValueError as error:
+            return Rejection(str(error), never=True)
+
+    @property
+    def path(self) -> str:
+        """`node_id.function`, the name under which everyone finds it."""
+        return f"{self.record.node_id}.{self.name}"
+
+    @property
+    def loss_detail(self) -> dict[str, Any]:
+        """What is said about calls that were lost with the node: whether they may run twice."""
+        return {"idempotent": True} if self.entry.idempotent else {}
+
+
+class NodeRecord:
+    """A node, connected or not.
+
+    Attributes:
+        principal: Who enrolled it; its owner.
+        host: What the scheduler knows of it.
+        link: Its link, None while it is away.
+        epoch: Number of this boot of the node's agent; grants of an earlier one are void.
+        grants: Makes the grants of this boot.
+        running: Calls given to it that it has not done with, by call id.
+        since: When it connected, in UTC.
+        last_seen: When it was connected last, on trio's clock.
+        online: The disk says that it may hold calls.
+        same_boot: It had been here before, also before this start of the gateway.
+    """
+
+    def __init__(self, node_id: str, principal: Principal, policy: Policy) -> None:
+        self.node_id = node_id
+        self.principal = principal
+        self.host = Host(node_id, policy)
+        self.link: Link | None = None
+        self.epoch = 0
+        self.grants: NodeGrants | None = None
+        self.offers: dict[str, Offer] = {}
+        self.groups: dict[str, SlotGroup] = {}
+        self.running: dict[bytes, GatewayCall] = {}
+        self.capabilities: dict[str, Any] = {}
+        self.labels: list[str] = []
+        self.facts: dict[str, Any] = {}
+        self.sample: dict[str, Any] = {}
+        self.paused = False
+        self.draining = False
+        self.since = datetime.now(UTC)
+        self.last_seen = 0.0
+        self.online = True
+        self.same_boot = False
+
+    @property
+    def owner(self) -> str:
+        """The user whose node it is."""
+        return self.principal.user
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether calls may be given to it now."""
+        return self.link is not None and not self.paused and not self.draining
+
+    @property
+    def health(self) -> str:
+        """`healthy`, `degraded`, `unhealthy`, `draining`, `paused` or `offline`."""
+        if self.link is None:
+            return "offline"
+        if self.draining:
+            return "draining"
+        return "paused" if self.paused else self.host.health
+
+
+class Class(NamedTuple):
+    """What tells the calls of one pool from those of another one of the same function."""
+
+    asks: tuple[tuple[str, float | str], ...] = ()
+    """Amounts that each call reserves beyond what the function requires."""
+    prefers: Wishes = ()
+    """What a node should have."""
+    policy: Policy | None = None
+    """By which places are compared; None for the gateway's own."""
+
+
+ORDINARY = Class()
+
+
+def class_of(demand: Demand | None) -> Class:
+    """Return the class of calls to which one with these options belongs."""
+    if demand is None:
+        return ORDINARY
+    return Class(demand.asks, demand.prefers, demand.policy)
+
+
+class Pool:
+    """A set of places where one kind of call could run, and the calls that wait for one.
+
+    Attributes:
+        owner: Whose nodes it covers, or None if `node_ids` says which.
+        node_ids: The nodes that the caller named, or None.
+        kind: The class of its calls.
+        places: Groups that take calls now, with the offer that runs there.
+        ranked: The same groups, for choosing one.
+        queue: The calls that wait.
+        guarded: Some of its functions want a level or an individual of their callers.
+        has_terms: Some of its functions have a quota or a price.
+        needy: Its calls reserve something at some place.
+        stranded_since: Since when calls wait here that no connected node could run.
+    """
+
+    __slots__ = (
+        "guarded", "has_terms", "kind", "name", "needy", "node_ids", "owner", "places", "queue",
+        "ranked", "stranded_since",
+    )  # fmt: skip
+
+    def __init__(
+        self, name: str, owner: str | None, node_ids: frozenset[str] | None, kind: Class,
+        cluster: Cluster,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.owner = owner
+        self.node_ids = node_ids
+        self.kind = kind
+        self.places: dict[Place, Offer] = {}
+        self.ranked = Places(
+            cluster.fleet, kind.policy or cluster.policy,
+            capability=self._liking if kind.prefers else None, lots=cluster.lots,
+        )  # fmt: skip
+        self.queue: PendingQueue[GatewayCall] = PendingQueue(cluster.shares, cluster.queued_max)
+        self.guarded = self.has_terms = False
+        self.needy = bool(kind.asks)
+        self.stranded_since: float | None = None
+
+    def add(self, offer: Offer) -> None:
+        """Take a place in, or the new description of one, if its node could ever run the calls."""
+        needs = offer.needs(self.kind.asks)
+        if isinstance(needs, Rejection) or offer.record.host.ledger.ever(needs) is not None:
+            self.needy = True
+            self.remove(offer.group)
+            return
+        if needs:
+            self.needy = True
+        self.places[offer.group] = offer
+        self.ranked.add(offer.group, needs)
+        self.stranded_since = None
+        if offer.entry.access_level is not None or offer.entry.auth_required:
+            self.guarded = True
+        if offer.entry.terms is not None:
+            self.has_terms = True
+        if self.queue.waiting:
+            offer.group.pools[self] = None
+
+    def remove(self, group: SlotGroup) -> None:
+        """Give a place up."""
+        if self.places.pop(group, None) is not None:
+            self.ranked.discard(group)
+            group.pools.pop(self, None)
+
+    def covers(self, record: NodeRecord) -> bool:
+        """Return whether a node belongs to this pool."""
+        if self.node_ids is not None:
+            return record.node_id in self.node_ids
+        return record.owner == self.owner
+
+    def misfit(self, offer: Offer) -> Rejection | None:
+        """Return why a node could not run a call of this pool, even if it were empty."""
+        needs = offer.needs(self.kind.asks)
+        if isinstance(needs, Rejection):
+            return needs
+        return offer.record.host.ledger.ever(needs) if needs else None
+
+    def _liking(self, host: Host) -> float:
+        """Return how well a node fits what the calls of this pool prefer."""
+        for place, offer in self.places.items():
+            if place.host is host:
+                try:
+                    return degree(
+                        self.kind.prefers, offer.record.capabilities, tags_of(offer), Effort()
+                    )
+                except TooMuch:
+                    return 0.0
+        return 0.0
+
+
+def tags_of(offer: Offer) -> list[str]:
+    """Return the labels of a node and the tags of a function on it."""
+    return offer.record.labels + function_tags(offer)
+
+
+def function_tags(offer: Offer) -> list[str]:
+    """Return the tags of a function."""
+    tags = offer.entry.facts.get("tags")
+    return [tag for tag in tags if type(tag) is str] if type(tags) is list else []
