@@ -63,8 +63,11 @@ class Replicas:
 
     def equip(self, call: DispatchedCall) -> None:
         """Take over which devices a call has; a pool with pinned replicas tells it itself."""
+        said = call.context.get(GPUS_KEY)
+        if said is None and not self._offer.functions[call.function].get("requirements"):
+            return  # Most calls.
         known = [device.index for device in self._offer.devices]
-        call.devices = chosen(call.context.get(GPUS_KEY), known)
+        call.devices = chosen(said, known)
         if isinstance(call.pool, ReplicaPool) and call.pool.sets:
             if call.devices is not None:
                 self._make_room(call, call.pool, call.devices)
@@ -86,8 +89,7 @@ class Replicas:
                 other.leave(devices)
 
     def _needs_gpus(self, function: str) -> bool:
-        entry = self._offer.functions[function]
-        needs = needs_of(entry) if entry.get("requirements") else None
+        needs = needs_of(self._offer.functions[function])
         return needs is not None and bool(needs.gpus)
 
     def wish(self, wanted: Any) -> list[str]:

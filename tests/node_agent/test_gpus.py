@@ -134,3 +134,40 @@ async def test_the_gateway_hears_of_each_device(gateway: Gateway, on_gpus: Any) 
         assert device["memory_total_bytes"] == device["memory_free_bytes"] == 24 * 10**9
         assert device["memory_foreign_bytes"] == device["utilisation"] == device["processes"] == 0
         assert device["temperature_c"] == 40 + index
+
+
+async def test_a_node_in_the_background_tells_its_metrics(gateway: Gateway, on_gpus: Any) -> None:
+    """The program that serves reads them, of machine, link and calls; later it is told why not."""
+    script = on_gpus("""
+        @node.register
+        def nap(seconds):
+            time.sleep(seconds)
+            return seconds
+
+        from dataclasses import asdict
+        from easyremote import ComputeNodeMetrics, EasyRemoteError
+        handle = node.serve(blocking=False)
+        while node.metrics().functions_executed < 3 or not node.metrics().data_transfer_rate:
+            time.sleep(0.05)
+        found = node.metrics()
+        assert isinstance(found, ComputeNodeMetrics), found
+        assert found.success_rate == 2 / 3, found
+        assert 0.2 <= found.avg_execution_time < 10, found
+        assert 0 < found.connection_stability <= 1, found
+        assert 0 < found.memory_usage < 100 and 0 <= found.cpu_usage <= 100, found
+        assert found.gpu_usage == 0 and len(found.gpus) == 2, found
+        handle.stop()
+        try:
+            node.metrics()
+        except EasyRemoteError as error:
+            print("told:", error, flush=True)
+    """)
+    async with open_caller(gateway.address) as caller:
+        await caller.wait_for("nap", script.node_id)
+        await caller.call("nap", 0.3)
+        await caller.call("nap", 0.3)
+        await caller.start("nap", "long").failure()
+        await in_thread(script.wait)
+
+    assert "told: node" in script.said()
+    assert script.process.returncode == 0
