@@ -109,6 +109,7 @@ def remote(*args: Any, stream: bool = False, **options: Any) -> Any:
 
     Raises:
         TypeError: An option is unknown or has the wrong type, or `args` are something else.
+        ValueError: An option has a value that it cannot have.
         NotAvailableError: The function has a body that would have to be shipped, or is a class.
     """
     given = checked(options)
