@@ -65,6 +65,10 @@ BODY = """
     @node.register()
     def free():
         return 1
+
+    @node.register()
+    def earned():
+        return node.metrics().revenue_generated
 """
 
 
@@ -246,6 +250,7 @@ def test_the_sum_of_the_records_is_the_metric_and_all_views_agree(running: Clust
     assert status["revenue"] == {"EUR": nano / 1e9}
     assert status["seconds_billed"] == pytest.approx(sum(one.seconds for one in usage))
     assert status["accounts_open"] == 0
+    wait_until(lambda: client.execute("earned") == nano / 1e9, "the node was not told")
     assert client.usage("1h") == usage
     assert records(running, "--since", "2000-01-01", "--all") == listed
     quota = json.loads(running.cli("quota", "--json").stdout)
