@@ -24,6 +24,7 @@ from ..transport import ByteStream
 from ..wire.errors import ErrorCode
 from .accounts import Accounts
 from .async_store import AsyncStore, watch_store
+from .audited import Audited
 from .boots import mark_offline, read_boots
 from .database import StoreError
 from .dispatcher import Dispatcher
@@ -58,6 +59,7 @@ class Gateway:
         registry: Nodes and pools.
         recovery: What is known of calls from before this start.
         accounts: Quotas and bills.
+        audited: What the audit says about calls.
         dispatcher: Calls.
         grants: The right to answer calls.
         sessions: Everybody who is connected, let in or not.
@@ -85,6 +87,7 @@ class Gateway:
         self.recovery = Recovery(state.incarnation, boots, trio.current_time())
         self.store.batch = self._batch
         self.accounts = Accounts(self.store, state.incarnation, trio.current_time())
+        self.audited = Audited(self.store)
         self.dispatcher = Dispatcher(
             self.registry, self.limits, self.recovery, state.store.principal, self.accounts
         )

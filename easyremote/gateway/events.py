@@ -118,7 +118,12 @@ def call_given(call: GatewayCall) -> None:
 
 
 def call_refused(session: Session, call: GatewayCall, refused: Refused) -> None:
-    """A call was not taken."""
+    """A call was not taken; one that is not for its caller is an entry of the audit, too."""
+    if refused.code is ErrorCode.FORBIDDEN:
+        session.gateway.audited.denied(
+            session.principal.user, session.principal.token_id, call.message.function[:256],
+            refused.reason, trio.current_time(),
+        )  # fmt: skip
     if _faucet.passes(trio.current_time()):
         _calls.info(
             "call refused", call_id=call.message.call_id, function=call.message.function,

@@ -81,6 +81,7 @@ class RegistrationHandler(StreamHandler):
         whole = not self._announced
         gateway.registry.announce(record, offer, whole=whole)
         self._forget_groups()
+        gateway.audited.registered(record)
         if whole:
             self._announced = True
             _log.info(

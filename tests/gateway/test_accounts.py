@@ -243,15 +243,17 @@ async def test_all_quotas_of_the_places_hold_and_only_the_one_that_ran_counts(
 ) -> None:
     """Nodes of two owners, named by a label: each owner's quota is asked, one is charged."""
     first = await world.node("n1", limited(quota="1_calls_daily"), user="carol", labels=["gpu"])
-    await world.node("n2", limited(quota="5_calls_daily"), user="dave", labels=["gpu"])
+    second = await world.node("n2", limited(quota="1_calls_daily"), user="dave", labels=["gpu"])
     client = await world.client()
     outcome = client.call("f", node_ids=["gpu"])
-    given = await first.wait_given()
-    assert sorted(await left(client)) == [0, 4]
+    await outcome.until(lambda: outcome.accepted)
+    await settle()
+    assert sorted(await left(client)) == [0, 0]
+    (given,) = first.given + second.given
     given.answer()
     await outcome.outcome()
 
-    assert sorted(await left(client)) == [0, 5]
+    assert sorted(await left(client)) == [0, 1]
     assert (await client.call("f", node_ids=["gpu"]).outcome()).code == ErrorCode.QUOTA
 
 
@@ -560,6 +562,52 @@ async def test_rows_without_a_price_are_forgotten_in_time(
     await trio.sleep(TIDY_EVERY_S + 2)
 
     assert [one[1] for one in rows(world)] == [1]
+
+
+# ---- the audit -----------------------------------------------------------------------------------
+
+
+def audited(world: World, event: str) -> list[dict[str, Any]]:
+    return [row.detail for row in world.gateway.state.store.audit_rows() if row.event == event]
+
+
+async def test_changed_terms_are_in_the_audit(world: World, autojump_clock: Any) -> None:
+    """Quota, price and levels: what they were and what they are; the same again is no entry."""
+    node = await world.node("n1", limited(), function("plain"))
+    await settle()
+    assert [one["before"] for one in audited(world, "terms_changed")] == [None]
+    await node.update(functions=[limited()])
+    await node.update(functions=[function("plain", access_level="gold", auth_required=True)])
+    await node.update(removed=["f"])
+    first, level, gone = audited(world, "terms_changed")
+
+    assert first["after"]["quota"]["calls"] == 2
+    assert level["function"] == "plain"
+    assert level["after"] == {"access_level": "gold", "auth_required": True}
+    assert (gone["before"], gone["after"]) == (first["after"], None)
+    await node.cut()
+    await world.node("n1", function("plain", access_level="gold", auth_required=True))
+    await settle()
+    assert len(audited(world, "terms_changed")) == 3
+
+
+async def test_a_denied_call_is_in_the_audit_once_an_hour(
+    world: World, autojump_clock: Any
+) -> None:
+    """Who tries what is not for them is written down, and cannot fill the disk with it."""
+    await world.node("n1", function("f", auth_required=True), user="carol")
+    lab = await world.client("guest", user="lab", shared=True)
+    for _ in range(3):
+        assert (await lab.call("f").outcome()).code == ErrorCode.FORBIDDEN
+    await settle()
+    (entry,) = audited(world, "call_denied")
+    assert entry["function"] == "f"
+    assert "individual" in entry["reason"]
+    await trio.sleep(3601)
+    await lab.call("f").outcome()
+    await settle()
+
+    assert len(audited(world, "call_denied")) == 2
 
 
 # ---- sub-accounts --------------------------------------------------------------------------------
