@@ -38,7 +38,10 @@ QUEUE_MAX = 10**9
 
 
 class Balancer:
-    """A load balancer: every call is given to a machine as soon as it comes."""
+    """A load balancer: every call is given to a machine as soon as it comes.
+
+    It knows how many slots machines have, and draws or visits each as often as it has slots.
+    """
 
     def __init__(self, choices: int, *, counted: bool = True, seed: int = 1) -> None:
         """Ask some machines for each call.
@@ -55,11 +58,17 @@ class Balancer:
     def begin(self, simulator: Simulator) -> None:
         """Begin with idle machines."""
         self.simulator = simulator
-        self.online = list(simulator.sites)
-        self.calls = [0] * len(self.online)
-        self.reported = [0] * len(self.online)
-        self.slots = [site.machine.slots for site in self.online]
+        self.calls = [0] * len(simulator.sites)
+        self.reported = [0] * len(simulator.sites)
+        self.slots = [site.machine.slots for site in simulator.sites]
         self.turn = 0
+        self._know()
+
+    def _know(self) -> None:
+        self.online = [site for site in self.simulator.sites if site.online]
+        self.tickets = [site for site in self.online for _ in range(site.machine.slots)]
+        # Turns go through the machines, not from slot to slot of the same one.
+        self.rng.shuffle(self.tickets)
 
     def arrived(self, call: Call, now: float) -> None:
         """Give it away."""
@@ -68,14 +77,14 @@ class Balancer:
         self.simulator.give(call, site)
 
     def _choose(self) -> Site:
-        online = self.online
+        online, tickets = self.online, self.tickets
         if self.choices == 0:
             self.turn += 1
-            return online[self.turn % len(online)]
-        if self.choices == 1:
-            return self.rng.choice(online)
-        some = len(online) <= self.choices
-        asked = online if some else self.rng.sample(online, self.choices)
+            return tickets[self.turn % len(tickets)]
+        if self.choices >= len(online):
+            asked = online
+        else:
+            asked = [self.rng.choice(tickets) for _ in range(self.choices)]
         known, slots = (self.calls if self.counted else self.reported), self.slots
         loads = [known[site.machine.index] / slots[site.machine.index] for site in asked]
         least = min(loads)
@@ -100,7 +109,7 @@ class Balancer:
 
     def changed(self, site: Site, now: float) -> None:
         """Give nothing to a machine that is gone."""
-        self.online = [one for one in self.simulator.sites if one.online]
+        self._know()
 
 
 class Queueing:

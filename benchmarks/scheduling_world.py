@@ -242,9 +242,11 @@ _LONGEST = 1000.0
 
 def _pareto(drawn: float) -> float:
     """Return a bounded Pareto number between 1 and `_LONGEST`."""
-    return math.pow(1.0 - drawn * (1.0 - _LONGEST**-_ALPHA), -1.0 / _ALPHA)
+    return math.pow(1.0 - drawn * (1.0 - math.pow(_LONGEST, -_ALPHA)), -1.0 / _ALPHA)
 
 
 _PARETO_MEAN = (
-    _ALPHA / (_ALPHA - 1.0) * (1.0 - _LONGEST ** (1.0 - _ALPHA)) / (1.0 - _LONGEST**-_ALPHA)
+    (_ALPHA / (_ALPHA - 1.0))
+    * (1.0 - math.pow(_LONGEST, 1.0 - _ALPHA))
+    / (1.0 - math.pow(_LONGEST, -_ALPHA))
 )
