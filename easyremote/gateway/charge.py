@@ -237,8 +237,9 @@ class Charge:
 
     # ---- at a node -----------------------------------------------------------------------------
 
-    def given(self, offer: Offer, now: float) -> None:
-        """A node has it now, or again."""
+    def given(self, offer: Offer, now: float, gpus: float = 0.0) -> None:
+        """A node has it now, or again, with so many GPUs reserved for it."""
+        self.gpus = gpus
         self.node_id, self.node_owner = offer.record.node_id, offer.record.owner
         # Where a kept outcome is fetched, the place may be that of another function.
         terms = offer.entry.terms if offer.name == self.facts.function else None

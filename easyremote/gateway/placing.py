@@ -260,7 +260,9 @@ class Placer:
             self._take_over(call, offer, now)
         self._charge(call, group, now)
         if call.charge is not None:
-            call.charge.given(offer, now)
+            reserved = call.reservation
+            gpus = 0.0 if reserved is None else reserved.needs.gpus
+            call.charge.given(offer, trio.current_time(), gpus)
         call.step(what)
         call.attach_down(down)
         events.call_given(call)

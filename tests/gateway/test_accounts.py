@@ -204,6 +204,27 @@ async def test_running_calls_count_while_they_run(world: World, autojump_clock: 
     assert await left(client) == [0]
 
 
+async def test_hours_on_gpus_are_gpu_hours(world: World, autojump_clock: Any) -> None:
+    """A second with two GPUs reserved takes two seconds of quota, and is billed as two."""
+    terms = {
+        **priced(mode="per_gpu_second"), "quota": "60_seconds_daily", "requirements": {"gpu": 2},
+    }  # fmt: skip
+    gpus = {"gpu": {"count": 2, "memory": "24GB"}}
+    node, client = await world.node("n1", terms, capabilities=gpus), await world.client()
+    call = client.call("f")
+    given = await node.wait_given()
+    given.stream.started()  # type: ignore[union-attr]
+    await trio.sleep(10)
+    assert await left(client) == [pytest.approx(40, abs=0.5)]
+    given.answer(seconds=10.0)
+    await call.outcome()
+
+    (record,) = await usage(client)
+    assert record["gpu_seconds"] == pytest.approx(20, abs=0.2)
+    assert record["cost"] == pytest.approx(40, abs=0.4)
+    assert await left(client) == [pytest.approx(40, abs=0.5)]
+
+
 async def test_a_hard_quota_is_a_deadline(world: World, autojump_clock: Any) -> None:
     """The node is told what is left; where two calls share it, both are stopped in time."""
     node = await world.node(
