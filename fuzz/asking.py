@@ -17,14 +17,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from easyremote.gateway.demands import BadDemand, Demands, read_options
 from easyremote.gateway.offer import read_offer
-from easyremote.gateway.queries import ASYNC, OPERATIONS, SYNC
+from easyremote.gateway.queries import ASYNC, OPERATIONS, SYNC, find_nodes
 from easyremote.gateway.registry import Registry
 from easyremote.gateway.routing import Refused
 from easyremote.gateway.store import Store
 from easyremote.identity.role import Principal, Role
+from easyremote.scheduler.capability import Effort, TooMuch, degree, lacks, matches
 from easyremote.values import plain
 from easyremote.wire import message as ms
+from easyremote.wire.cbor import decode_frame, encode_frame
 from easyremote.wire.errors import CodecError
 
 from .mutate import mutate_cbor
@@ -33,7 +36,7 @@ from .target import Feature, Target, feature_of
 
 TOKENS_MAX = 200
 """After so many tokens the store is made anew."""
-UNASKED = frozenset({"status", "explain", "nodes"})
+UNASKED = frozenset({"status", "explain"})
 """They look at calls, at the system or at the clock, not at arguments beyond an id."""
 
 
@@ -61,9 +64,13 @@ class _World:
     def ask(self, role: Role, name: str, args: dict[str, Any]) -> Any:
         """Answer a query as a session does."""
         principal = Principal("asker", role, "t" * 10)
-        calls = SimpleNamespace(calls={}, answered_by=lambda _call_id: None)
+        calls = SimpleNamespace(
+            calls={}, answered_by=lambda _call_id: None, served_by=lambda _call_id: None
+        )
         session = cast("Any", SimpleNamespace(principal=principal, caller=calls))
         gateway = cast("Any", self.gateway)
+        if name == "nodes":  # Outside trio there is no clock of its own.
+            return find_nodes(gateway.registry, principal, args, None)
         if name in SYNC:
             return SYNC[name](gateway, session, args)
         return _finished(cast("Any", ASYNC[name](gateway, session, args)))
@@ -123,7 +130,10 @@ def _seeds() -> list[bytes]:
         "functions": ["train_*"], "nodes": ["n?"], "single_use": False, "shared": True, "note": "x",
     }  # fmt: skip
     asked: list[tuple[str, dict[str, Any]]] = [
-        ("functions", {"node_id": "n1", "name": "train"}),
+        ("functions", {"node_id": "n1", "name": "train"}), ("nodes", {}),
+        ("nodes", {"capability": {"gpu": {"memory": ">=16GB"}}, "function": "train"}),
+        ("nodes", {"capability": ["nlp", "gpu.name:A100"], "fresh": True}),
+        ("served", {"call_ids": [bytes(16)] * 3}),
         ("resolve", {"function": "train", "node_ids": ["n1", "eu"]}),
         ("resolve", {"function": "n1.train"}), ("call", {"call_id": bytes(16)}),
         ("owners", {"call_ids": [bytes(16)] * 3}), ("token.create", token),
@@ -139,4 +149,46 @@ def _mutate(rng: random.Random, data: bytes) -> bytes:
     return who + mutate_cbor(rng, data[1:])
 
 
+def options(data: bytes) -> Feature:
+    """The options of a call: read, remembered, reserved and looked for, or refused."""
+    try:
+        given = decode_frame(data)
+    except CodecError:
+        return None
+    if type(given) is not dict or not all(type(key) is str for key in given):
+        return None
+    try:
+        demand = _DEMANDS.read(given)
+    except BadDemand as error:
+        return feature_of(error)
+    if demand is None:
+        return "nothing"
+    assert demand == read_options(given) == _DEMANDS.read(given), "what was read changes"
+    needs, effort = demand.needs(), Effort()
+    with contextlib.suppress(ValueError):  # Of two demands one may exclude the other.
+        assert demand.needs(REQUIREMENTS).cpus >= needs.cpus, "a call makes a demand smaller"
+    with contextlib.suppress(TooMuch):
+        tree, tags = cast("Any", INFO["capabilities"]), cast("Any", INFO["labels"])
+        missing = lacks(demand.wishes, tree, tags, effort)
+        assert matches(demand.wishes, tree, tags, effort) == (not missing), "a miss unexplained"
+        assert 0.0 <= degree(demand.prefers, tree) <= 1.0
+    return (bool(needs), len(demand.wishes) > 0, demand.policy is None, demand.scaling is None)
+
+
+_DEMANDS = Demands()
+REQUIREMENTS = {"gpu_memory": "8GB", "cpu": 2, "gpu_model": "A100"}
+
+
+def _options() -> list[bytes]:
+    given: list[dict[str, Any]] = [
+        {"capability": {"gpu": {"memory": ">=16GB", "name": ["A100"]}}, "prefer": {"eu": True}},
+        {"num_cpus": 2, "num_gpus": 0.5, "gpu_memory": 10**9, "memory": "4GiB", "priority": -3},
+        {"resources": {"tpu": 1, "disk": "1GB", "gpu_model": "a100"}, "load_balancing": "cost"},
+        {"scaling": {"min": 1, "max": 4, "target_queue": 2.0, "idle_s": 60.0}, "num_gpus": 2},
+        {"scaling": "auto", "load_balancing": {"latency": 1.0, "load": 0}, "attempt": 2},
+    ]
+    return [encode_frame(one) for one in given]
+
+
 QUERIES = Target(queries, _seeds, _mutate)
+OPTIONS = Target(options, _options, mutate_cbor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .asking import QUERIES
+from .asking import OPTIONS, QUERIES
 from .codec import ARRAYS, DECODER, EXCEPTIONS, MESSAGES, VALUES
 from .nodes import RECORDS, REGISTRATIONS, TELEMETRY
 from .operations import OPERATIONS
@@ -25,4 +25,5 @@ TARGETS: dict[str, Target] = {
     "telemetry": TELEMETRY,
     "records": RECORDS,
     "queries": QUERIES,
+    "options": OPTIONS,
 }

@@ -113,7 +113,7 @@ def nodes(
 
 
 def find_nodes(
-    registry: Registry, principal: Principal, now: float, wishes: Wishes,
+    registry: Registry, principal: Principal, now: float | None, wishes: Wishes,
     function: str | None = None, *, connected: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Return the nodes that have what is wanted, those that would serve soonest first.
@@ -121,7 +121,7 @@ def find_nodes(
     Args:
         registry: Where they are looked for.
         principal: Who asks; what it may not see is not found.
-        now: On trio's clock.
+        now: As for `node_info`.
         wishes: What a node must have; nothing finds all.
         function: The name of a function that it must offer; the tags of that function count, too.
             Without it, those of all functions do.

@@ -39,6 +39,7 @@ from .store import Store
 if TYPE_CHECKING:
     from ..stream import Stream
     from .core import Gateway
+    from .registry import Registry
     from .session import Session
 
 _log = Log("gateway")
@@ -113,7 +114,15 @@ def _nodes(gateway: Gateway, session: Session, args: Args) -> Any:
     Nodes report by themselves what has changed, so that there is nothing to ask them for: `fresh`
     leaves out those that are away, of which only old news is known.
     """
-    registry, principal, now = gateway.registry, session.principal, trio.current_time()
+    return find_nodes(gateway.registry, session.principal, args, trio.current_time())
+
+
+def find_nodes(registry: Registry, principal: Principal, args: Args, now: float | None) -> Any:
+    """Answer that for one moment on trio's clock; without it nothing is said of silence.
+
+    Raises:
+        Refused: Nobody can have what is wanted, or it takes too long to look for.
+    """
     wanted, function = args.get("capability"), _text(args, "function", None)
     fresh = args.get("fresh", False) is True
     if wanted is None and function is None and not fresh:
@@ -168,13 +177,13 @@ OWNERS_MAX = 1000
 
 def _call(gateway: Gateway, session: Session, args: Args) -> Any:
     """Return where a call of the asker is; somebody else's is as unknown as none."""
-    call_id, now = args.get("call_id"), trio.current_time()
+    call_id = args.get("call_id")
     if type(call_id) is bytes and call_id not in session.caller.calls:
         node_id = session.caller.served_by(call_id)
         if node_id is not None:  # It is over, and not long ago.
-            why = placement(gateway, call_id, now)
+            why = placement(gateway, call_id, trio.current_time())
             return {"state": "done", "node_id": node_id, "placement": why}
-    return whereabouts(gateway, _own_call(session, args), now)
+    return whereabouts(gateway, _own_call(session, args), trio.current_time())
 
 
 def _explain(gateway: Gateway, session: Session, args: Args) -> Any:
