@@ -47,6 +47,7 @@ class Call:
         waited: Whether it waited for a slot at the machine.
         ended_at: When its last result came back; 0.0 before.
         at: Where it is.
+        machine: Where it was last.
     """
 
     arrival: Arrival
@@ -62,6 +63,7 @@ class Call:
     crashes: bool = False
     ended_at: float = 0.0
     at: Site | None = None
+    machine: Machine | None = None
 
 
 @dataclass(eq=False)
@@ -169,6 +171,7 @@ class Simulator:
         assert site.online
         machine, now = site.machine, self.now
         call.attempt += 1
+        call.machine = machine
         call.given_at, call.at, call.crashes = now, site, False
         there = now + machine.rtt_s / 2.0
         fault = machine.fault(there)
