@@ -37,6 +37,7 @@ from .session import Session
 from .state import GatewayState
 from .store import Store
 from .throttle import AuthThrottle
+from .watch import Watch
 
 _log = Log("gateway")
 
@@ -61,6 +62,7 @@ class Gateway:
         accounts: Quotas and bills.
         audited: What the audit says about calls.
         dispatcher: Calls.
+        watch: How nodes are.
         grants: The right to answer calls.
         sessions: Everybody who is connected, let in or not.
         arriving: Ids of nodes that are being written down as online.
@@ -91,6 +93,7 @@ class Gateway:
         self.dispatcher = Dispatcher(
             self.registry, self.limits, self.recovery, state.store.principal, self.accounts
         )
+        self.watch = Watch(self.registry, self.dispatcher.placer, self._tell)
         self.grants = Grants(state.grant_key)
         self.throttle = AuthThrottle()
         self.sessions: set[Session] = set()
@@ -123,9 +126,15 @@ class Gateway:
             await self._forget_absent(now)
             self._expire_sessions()
             self._batch(self._tell_revenue)
+            self._batch(lambda: self.watch.tick(trio.current_time()))
             if now - used_at >= USED_EVERY_S:
                 used_at = now
                 await self._note_used()
+
+    def _tell(self, node_id: str, change: dict[str, Any]) -> None:
+        session = self._nodes.get(node_id)
+        if session is not None:
+            session.tell(change)
 
     def _tell_revenue(self) -> None:
         """Tell the nodes that have earned something what that makes in all."""

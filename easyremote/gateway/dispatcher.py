@@ -34,7 +34,7 @@ from .gauges import bytes_buffered
 from .limits import GatewayLimits
 from .parking import Parking
 from .placing import Placer
-from .pool import Pool
+from .pool import Pool, SlotGroup
 from .recovery import Recovery
 from .registry import Registry
 from .returning import Returning
@@ -166,13 +166,20 @@ class Dispatcher:
         if kind == Kind.RESULT:
             group = call.offer.group
             if group.wants_sample():
-                group.learn(decode(Result, payload).seconds)
+                self._learn(call, group, decode(Result, payload).seconds)
         elif call.state is CallState.DISPATCHED and self._given_back(call, payload):
             return True
         if call.charge is not None:
             call.charge.ended(kind, payload, trio.current_time())
         call.step(CallInput.OUTCOME)
         return False
+
+    def _learn(self, call: GatewayCall, group: SlotGroup, seconds: float) -> None:
+        """See how long a body took, as its node says, and whether that can be."""
+        group.learn(seconds)
+        now = trio.current_time()
+        took_s = now - call.since if call.state is CallState.STARTED else 0.0
+        group.host.succeeded(now, took_s, seconds)
 
     def _given_back(self, call: GatewayCall, payload: bytes) -> bool:
         """Place a call again that its node refused before it began; False if that cannot be."""

@@ -26,6 +26,7 @@ from ..scheduler.needs import read_needs
 from ..scheduler.pending import PendingQueue
 from ..scheduler.place import Places
 from ..scheduler.policy import Policy
+from ..scheduler.scaling import Replicas, Scaling, read_scaling
 from .demands import Demand
 from .grants import NodeGrants
 from .offer import FunctionEntry
@@ -62,10 +63,11 @@ class Offer:
         group: Where its calls count.
         entry: What the node said about it.
         requirements: What each call of it reserves, as its provider wrote it.
+        scaling: Within which bounds its replicas are many or few; None if they are not counted.
         registered_at: When, in UTC.
     """
 
-    __slots__ = ("entry", "group", "name", "record", "registered_at", "requirements")
+    __slots__ = ("entry", "group", "name", "record", "registered_at", "requirements", "scaling")
 
     def __init__(self, record: NodeRecord, group: SlotGroup, entry: FunctionEntry) -> None:
         self.record = record
@@ -74,6 +76,7 @@ class Offer:
         self.name = entry.name
         requirements = entry.facts.get("requirements")
         self.requirements: Mapping[str, Any] = requirements if type(requirements) is dict else {}
+        self.scaling = _scaling(entry.facts.get("scaling"))
         self.registered_at = datetime.now(UTC)
 
     def needs(self, asks: tuple[tuple[str, float | str], ...] = ()) -> Needs | Rejection:
@@ -110,6 +113,8 @@ class NodeRecord:
         epoch: Number of this boot of the node's agent; grants of an earlier one are void.
         grants: Makes the grants of this boot.
         running: Calls given to it that it has not done with, by call id.
+        replicas: How many replicas are wanted of functions that scale, by name.
+        rtt_s: The round trip that its host has heard of.
         since: When it connected, in UTC.
         last_seen: When it was connected last, on trio's clock.
         online: The disk says that it may hold calls.
@@ -130,6 +135,8 @@ class NodeRecord:
         self.labels: list[str] = []
         self.facts: dict[str, Any] = {}
         self.sample: dict[str, Any] = {}
+        self.replicas: dict[str, Replicas] = {}
+        self.rtt_s: float | None = None
         self.paused = False
         self.draining = False
         self.since = datetime.now(UTC)
@@ -266,6 +273,14 @@ class Pool:
                 except TooMuch:
                     return 0.0
         return 0.0
+
+
+def _scaling(given: object) -> Scaling | None:
+    """Return what a node says of the replicas of a function, as far as it can be read."""
+    try:
+        return None if given is None else read_scaling(given)
+    except ValueError:
+        return None
 
 
 def tags_of(offer: Offer) -> list[str]:

@@ -57,8 +57,9 @@ class RegistrationHandler(StreamHandler):
         """An update, or a sample."""
         if kind == Kind.TELEMETRY:
             stream.link.charge(NEWS_COST)
-            record = self._record
-            record.sample = merged(record.sample, decode(Telemetry, payload).sample)
+            record, sample = self._record, decode(Telemetry, payload).sample
+            record.sample = merged(record.sample, sample)
+            self._gateway.watch.heard(record, sample, stream.link.connection.now)
         elif kind == Kind.UPDATE:
             message = decode(Update, payload)
             _charge(stream, message)

@@ -99,6 +99,7 @@ class Registry:
         record.since = datetime.now(UTC)
         record.paused = record.draining = False
         record.host.restarted()
+        record.replicas.clear()
         return record
 
     def announce(self, record: NodeRecord, offer: NodeOffer, *, whole: bool) -> list[Pool]:

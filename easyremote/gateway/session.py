@@ -385,6 +385,8 @@ class Session(LinkHandler):
         self.welcomed = False
         record, self.node = self.node, None
         if record is not None:
+            if error is not None:
+                record.host.failed(trio.current_time())
             self.gateway.registry.disconnect(record, trio.current_time())
             tell = _log.info if error is None else _log.warning
             tell("node gone", node_id=record.node_id, reason=error or "goodbye")

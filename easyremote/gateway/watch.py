@@ -1,0 +1,98 @@
+"""What the gateway hears and sees of its nodes, brought to where calls are placed.
+
+Theory. A node says how it is (telemetry), and the gateway sees how it does: how long the way to it
+is, what it lost, how long its answers took. Both go to the node's `scheduler.host.Host`, which
+knows what they are worth. Once a second time itself is brought there, too: silence makes a node
+doubtful, and a node that was shut out is tried again.
+
+The number of replicas of a function with `scaling=` is decided here, for the queue is here; the
+node keeps to the bounds that its owner declared, whatever we say.
+
+Rules of this file. 1) Nothing is decided here but when to look. 2) Calls that may be placed after
+a change are placed at once.
+
+Source. features.md N8, R9, G11; promises.md T15.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..scheduler.scaling import Load, Replicas, Scaling, step
+
+if TYPE_CHECKING:
+    from ..scheduler.model import Resources
+    from .placing import Placer
+    from .pool import NodeRecord, Offer
+    from .registry import Registry
+
+Tell = Callable[[str, dict[str, Any]], None]
+"""Says something to a node, by its id."""
+
+
+class Watch:
+    """Everything about the state of nodes that placement goes by."""
+
+    def __init__(self, registry: Registry, placer: Placer, tell: Tell) -> None:
+        self._registry = registry
+        self._placer = placer
+        self._tell = tell
+
+    def heard(self, record: NodeRecord, sample: Mapping[str, Any], now: float) -> None:
+        """A node sent a sample; what it does not name has not changed."""
+        host = record.host
+        before, health = _size(host.ledger.total), host.health
+        host.heard(sample, now)
+        if _size(host.ledger.total) != before:
+            # Calls may fit there now that never did, and the other way round.
+            self._registry.refresh(record)
+        if host.health != health or any(group.pools for group in record.groups.values()):
+            self._placer.pump_node(record)
+
+    def tick(self, now: float) -> None:
+        """Let time pass, about once a second."""
+        for record in self._registry.nodes.values():
+            link, host = record.link, record.host
+            if link is None:
+                continue
+            if link.rtt_s is not None and link.rtt_s != record.rtt_s:
+                record.rtt_s = link.rtt_s
+                host.saw_rtt(link.rtt_s)
+            if host.tick(now):
+                self._placer.pump_node(record)
+            self._scale(record, now)
+
+    def _scale(self, record: NodeRecord, now: float) -> None:
+        """Ask a node for other numbers of replicas, where they should change."""
+        wishes: dict[str, int] = {}
+        for name, offer in record.offers.items():
+            scaling = offer.scaling
+            if scaling is None:
+                continue
+            before = record.replicas.get(name) or Replicas(scaling.min)
+            after = record.replicas[name] = step(scaling, before, _load(offer, scaling), now)
+            if after.wanted != before.wanted:
+                wishes[name] = after.wanted
+        if wishes:
+            self._tell(record.node_id, {"replicas": wishes})
+
+
+def _size(total: Resources) -> tuple[object, ...]:
+    """Return what decides whether a call could ever fit: not what is free just now."""
+    devices = total.devices
+    gpus = None if devices is None else [(one.index, one.model, one.total_bytes) for one in devices]
+    return total.cpus, total.memory_bytes, total.disk_bytes, total.custom, gpus
+
+
+def _load(offer: Offer, scaling: Scaling) -> Load:
+    """Return what a node has to do for one function; each replica runs one call at a time.
+
+    Calls that wait for any of several nodes count in part at each of them.
+    """
+    group = offer.group
+    waiting = sum(pool.queue.waiting / len(pool.places) for pool in group.pools if pool.places)
+    ahead = max(0, group.busy - group.slots)
+    room = group.slots if scaling.max is None else scaling.max
+    return Load(math.ceil(waiting) + ahead, min(group.busy, group.slots), 1, room)

@@ -1,0 +1,182 @@
+"""What the gateway hears and sees of nodes changes where calls go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from easyremote.values import plain
+from easyremote.wire.errors import ErrorCode
+from easyremote.wire.message import Failure, Result, Telemetry, Update
+
+from .peers import Node, World, function, new_id
+
+pytestmark = pytest.mark.trio
+
+GB = 10**9
+
+
+def sample(cpu: float = 10.0, **more: Any) -> dict[str, Any]:
+    return {
+        "full": True, "cpu_percent": cpu, "cpu_count": 8, "memory_total_bytes": 32 * GB,
+        "memory_available_bytes": 24 * GB, "gpus": [], **more,
+    }  # fmt: skip
+
+
+def gpus(*free_gb: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": index, "memory_total_bytes": 24 * GB, "memory_free_bytes": int(free * GB),
+            "memory_foreign_bytes": int((24 - free) * GB), "utilisation": 0.0,
+        }
+        for index, free in enumerate(free_gb)
+    ]  # fmt: skip
+
+
+def say(node: Node, said: dict[str, Any]) -> None:
+    assert node.registration.stream is not None
+    node.registration.stream.send(Telemetry(said))
+
+
+def replicas_wanted(node: Node, name: str) -> list[int]:
+    """Return which numbers of replicas a node was asked for, in order."""
+    told = [
+        plain.decode(one.info or b"") for one in node.registration.messages if type(one) is Update
+    ]
+    return [one["replicas"][name] for one in told if "replicas" in one]
+
+
+async def settle() -> None:
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_busy_node_gets_no_call_while_another_is_free(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A node whose processors are busy is passed over as long as another one has room."""
+    busy = await world.node("busy", function("f", slots=8))
+    free = await world.node("free", function("f", slots=8))
+    for _ in range(3):
+        say(busy, sample(cpu=98.0))
+        say(free, sample(cpu=5.0))
+        await trio.sleep(1.0)
+    client = await world.client()
+    for _ in range(3):
+        client.call("f")
+    await settle()
+
+    assert (len(busy.given), len(free.given)) == (0, 3)
+
+
+async def test_three_calls_on_two_devices_run_two_at_once(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Each GPU holds one call of 16 GB; the third waits, says why, and gets the free one."""
+    needs = {"gpu_memory": "16GB"}
+    node = await world.node("gpu", function("train", slots=3, requirements=needs))
+    say(node, sample(gpus=gpus(24, 24)))
+    await settle()
+    client = await world.client()
+    ids = [new_id() for _ in range(3)]
+    calls = [client.call("train", call_id=call_id) for call_id in ids]
+    await settle()
+
+    assert [given.dispatch.context.get("gpus") for given in node.given] == [[0], [1]]
+    told = await client.ask("explain", call_id=ids[2])
+    assert told["queue_position"] == 0
+    assert "gpu_memory" in " ".join(told["sentences"])
+
+    node.given[0].answer()
+    await settle()
+    assert node.given[2].dispatch.context["gpus"] == [0]
+    for given in node.given[1:]:
+        given.answer()
+    for call in calls:
+        assert isinstance(await call.outcome(), Result)
+    ledger = world.gateway.registry.nodes["gpu"].host.ledger
+    assert ledger.reservations == 0
+
+
+async def test_what_no_node_could_run_is_refused_with_what_each_has(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A GPU that does not exist is an error at once, which names each node's offer."""
+    small = await world.node("small", function("train", requirements={"gpu_memory": "16GB"}))
+    none = await world.node("none", function("train", requirements={"gpu_memory": "16GB"}))
+    say(
+        small,
+        sample(gpus=[{**gpus(24)[0], "memory_total_bytes": 8 * GB, "memory_free_bytes": 8 * GB}]),
+    )
+    say(none, sample())
+    await settle()
+    said = await (await world.client()).call("train").outcome()
+
+    assert isinstance(said, Failure)
+    assert (said.code, said.detail["class"]) == (ErrorCode.NO_NODE, "InfeasibleError")
+    assert not said.maybe_executed
+    assert "small has 8 GB gpu_memory (want 16 GB)" in said.reason
+    assert "none has no gpu" in said.reason
+
+
+async def test_options_of_a_call_are_reserved_too(world: World, autojump_clock: MockClock) -> None:
+    """Two calls that each want five of eight cores do not run beside each other."""
+    node = await world.node("n1", function("f", slots=4))
+    say(node, sample())
+    await settle()
+    client = await world.client()
+    calls = [client.call("f", options={"num_cpus": 5}) for _ in range(2)]
+    plain = client.call("f")
+    await settle()
+
+    assert len(node.given) == 2, "the one without needs passes"
+    for at in range(3):
+        (await node.wait_given(at + 1)).answer()
+    for call in [*calls, plain]:
+        assert isinstance(await call.outcome(), Result)
+
+
+async def test_a_node_is_kept_for_a_large_call_that_has_waited(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Small calls pass a large one for a while, not for ever."""
+    node = await world.node("n1", function("f", slots=8))
+    say(node, sample())
+    await settle()
+    client = await world.client()
+    client.call("f", options={"num_cpus": 4})
+    await settle()
+    large = new_id()
+    client.call("f", options={"num_cpus": 8}, call_id=large)
+    await settle()
+    for at in range(12):  # Each overlaps with the next one: eight cores are never free at once.
+        client.call("f", options={"num_cpus": 4})
+        await settle()
+        await trio.sleep(1.0)
+        if at < len(node.given):
+            node.given[at].answer()
+        await settle()
+    order = [given.dispatch.call_id for given in node.given]
+
+    assert large in order
+    assert order.index(large) >= 4, "others passed it for some seconds"
+
+
+async def test_replicas_follow_the_queue(world: World, autojump_clock: MockClock) -> None:
+    """A queue asks for more replicas within the bounds, and an idle function for fewer."""
+    bounds = {"min": 1, "max": 3, "target_queue": 1, "idle_s": 5}
+    node = await world.node("n1", function("f", slots=1, group="fn:f", scaling=bounds))
+    client = await world.client()
+    calls = [client.call("f") for _ in range(10)]
+    await trio.sleep(8.0)
+
+    assert replicas_wanted(node, "f") == [2, 3]
+
+    for at in range(len(calls)):
+        (await node.wait_given(at + 1)).answer()
+        await settle()
+    await trio.sleep(8.0)
+    assert replicas_wanted(node, "f") == [2, 3, 1]
