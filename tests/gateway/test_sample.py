@@ -6,8 +6,13 @@ import math
 from typing import Any
 
 import pytest
+import trio
 
 from easyremote.gateway.sample import GPUS_MAX, REPLICAS_MAX, VALUES_MAX, merged
+from easyremote.values import plain
+from easyremote.wire.message import Telemetry, Update
+
+from .peers import World, function
 
 GPU = {
     "index": 0, "memory_total_bytes": 100, "memory_free_bytes": 60, "memory_foreign_bytes": 10,
@@ -104,3 +109,26 @@ def test_replicas_are_counts_by_name() -> None:
 
     assert merged({}, {"replicas": said})["replicas"] == {"f": 2}
     assert merged({}, {"replicas": [1]})["replicas"] == {}
+
+
+async def test_a_node_says_deltas_and_hears_what_is_wanted(world: World) -> None:
+    """Both on the stream of its registration."""
+    node = await world.node("n", function("f"))
+    stream = node.registration.stream
+    assert stream is not None
+    stream.send(Telemetry({"full": True, "cpu_percent": 10.0, "gpus": [GPU]}))
+    stream.send(Telemetry({"cpu_percent": 20.0}))
+    stream.send(Telemetry({}))
+    record = world.gateway.registry.nodes["n"]
+    with trio.fail_after(10):
+        while record.sample.get("cpu_percent") != 20.0:
+            await trio.sleep(0.01)
+    assert record.sample == {"cpu_percent": 20.0, "gpus": [GPU]}
+
+    (session,) = [one for one in world.gateway.sessions if one.node is record]
+    session.tell({"replicas": {"f": 2}})
+    await node.registration.until(lambda: len(node.registration.messages) == 2)
+    message = node.registration.messages[1]
+    assert isinstance(message, Update)
+    assert message.info is not None
+    assert plain.decode(message.info, []) == {"replicas": {"f": 2}}
