@@ -78,6 +78,11 @@ TABLE: dict[tuple[State, Input], State] = {
 }
 
 
+def is_late(took_s: float, claimed_s: float) -> bool:
+    """Return whether an answer took so much longer than the node claims that the claim is wrong."""
+    return took_s > SLOW_FACTOR * max(0.0, claimed_s) + SLOW_SLACK_S
+
+
 class Breaker:
     """What was seen of one node.
 
@@ -116,7 +121,7 @@ class Breaker:
                 other calls there; 0.0 where that was not measured.
             claimed_s: How long its body took, as the node says.
         """
-        if claimed_s is not None and took_s > SLOW_FACTOR * max(0.0, claimed_s) + SLOW_SLACK_S:
+        if claimed_s is not None and is_late(took_s, claimed_s):
             self.late += 1
             self.failed(now)
             return

@@ -7,7 +7,8 @@ choosing among places is looking for the largest number. The number is brought u
 changes: in one step when a call comes or goes, from the beginning when the node is heard.
 
         value = fixed + weight x (cpu - busy x cores of a call) + memory - step x busy
-                fixed: latency, capability, load of the empty place, price, doubt
+                fixed: latency, slow, capability, load of the empty place, price, doubt
+                step:  of load while a slot is free, of ahead afterwards
                 minus infinity where there is no room; `SHUT` less where nothing should be given
 
 Rules of this file. 1) Pure: `now` is an argument. 2) `busy` changes in `take`, `take_back`,
@@ -18,18 +19,19 @@ Source. score.py for the formulas; house.md, words: "score", "candidate".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from . import score
-from .breaker import Breaker, State
+from .breaker import Breaker, State, is_late
 from .model import NO_NEEDS, Needs, NodeSnapshot, Rejection, Resources, Scores
 from .needs import read_resources
 from .policy import DEFAULT, Policy
 from .reserve import Ledger, Reservation
 from .telemetry import NodeView
-from .window import Window
+from .window import BODY_S_MAX, Window
 
 if TYPE_CHECKING:
     from .fleet import Fleet
@@ -42,6 +44,10 @@ SHUT_BELOW = -SHUT / 2
 
 LATENCY_WEIGHT = 0.25
 BANDWIDTH_WEIGHT = 0.25
+BODIES_MAX = 64
+"""Bodies over which the usual one is averaged: enough to tell a machine that is twice as fast from
+one that had luck, few enough to notice that it got slower."""
+BODY_S_LEAST = 1e-6
 BYTES_PER_S = 100e6
 """What a node's link is taken for before anything was measured."""
 MEASURE_BYTES = 1 << 20
@@ -241,8 +247,9 @@ class Place(Window):
     """
 
     __slots__ = (
-        "_call_share", "_cpu", "_cpu_weight", "_fixed", "_memory", "_step", "busy", "busy_seen",
-        "fleet", "host", "name", "rest", "row", "used", "value",
+        "_ahead_step", "_bodies", "_call_share", "_cpu", "_cpu_weight", "_fixed", "_log_body",
+        "_memory", "_step", "busy", "busy_seen", "fleet", "host", "name", "rest", "row", "used",
+        "value",
     )  # fmt: skip
 
     def __init__(self, host: Host, name: str, slots: int) -> None:
@@ -251,6 +258,8 @@ class Place(Window):
         self.name = name
         self.busy = 0
         self.busy_seen = 0
+        self._bodies = 0
+        self._log_body = 0.0
         # Places that were never used come first, in an order that only their names decide.
         digest = blake2b(f"{host.node_id}\0{name}".encode(), digest_size=7).digest()
         self.used = -1 - int.from_bytes(digest, "big")
@@ -285,7 +294,32 @@ class Place(Window):
     def learn(self, body_s: float) -> None:
         """Take a measured body time into account."""
         super().learn(body_s)
-        self.refresh()
+        if 0.0 <= body_s <= BODY_S_MAX:
+            self._bodies = min(BODIES_MAX, self._bodies + 1)
+            logarithm = math.log(max(body_s, BODY_S_LEAST))
+            self._log_body += (logarithm - self._log_body) / self._bodies
+            self.refresh()
+
+    def answered(self, now: float, claimed_s: float, took_s: float = 0.0, behind: int = 0) -> None:
+        """A call came to an outcome that is not the node's fault; what it took is measured.
+
+        What the node claims is believed unless the gateway's own clock says otherwise: whoever
+        claims short bodies would be given many calls ahead.
+
+        Args:
+            now: On the gateway's clock.
+            claimed_s: How long the body took, as the node says.
+            took_s: From the moment at which the node had all of it; 0.0 if that was not measured.
+            behind: Calls beyond the slots when it was given, itself among them.
+        """
+        each_s = took_s / (1.0 + max(0, behind) / self.slots)
+        self.learn(each_s if is_late(each_s, claimed_s) else claimed_s)
+        self.host.succeeded(now, each_s, claimed_s)
+
+    @property
+    def usual_s(self) -> float | None:
+        """Return the usual body time: a geometric mean, which a few long bodies hardly move."""
+        return math.exp(self._log_body) if self._bodies else None
 
     def resize(self, slots: int) -> None:
         """The node announced another number of slots."""
@@ -305,6 +339,7 @@ class Place(Window):
         weights = policy.weights
         half = weights.resources / 2.0
         self._step = weights.load / self.slots
+        self._ahead_step = weights.ahead / self.slots
         self._memory = half * score.share(view.memory_free)
         self._cpu_weight = half
         self._call_share = view.call_cores / view.cpus
@@ -313,8 +348,10 @@ class Place(Window):
             self._cpu = 0.0
         else:
             self._cpu = 1.0 - view.cpu_used + self.busy_seen * self._call_share
+        latency = score.latency(host.rtt_s, self.usual_s, policy.latency_ref_s)
         self._fixed = (
-            weights.latency * score.latency(host.rtt_s, self.mean_s, policy.latency_ref_s)
+            weights.latency * latency
+            - weights.slow * score.slow(latency)
             + weights.load
             + weights.capability
             + weights.cheap * score.cheap(host.price)
@@ -334,7 +371,11 @@ class Place(Window):
                 cpu = 0.0
             elif cpu > 1.0:
                 cpu = 1.0
-            self.rest = rest = self._fixed - busy * self._step
+            if busy < self.slots:
+                rest = self._fixed - busy * self._step
+            else:
+                rest = self._fixed - self.slots * self._step - busy * self._ahead_step
+            self.rest = rest
             self.value = rest + self._memory + self._cpu_weight * cpu
         fleet = self.fleet
         if fleet is not None:
@@ -365,13 +406,15 @@ class Place(Window):
             resources = host.ledger.free_after(needs, devices)
         else:
             resources = score.resources(self.cpu_free, host.view.memory_free)
+        latency = score.latency(host.rtt_s, self.usual_s, host.policy.latency_ref_s)
         return Scores(
             resources,
-            score.latency(host.rtt_s, self.mean_s, host.policy.latency_ref_s),
+            latency,
             score.load(self.busy, self.slots),
             capability,
             score.cheap(host.price),
             score.ahead(self.busy, self.slots),
+            score.slow(latency),
             host.doubt,
         )
 
@@ -386,8 +429,9 @@ class Place(Window):
         """Return a frozen view of it, for strategies of users."""
         host = self.host
         latency_s = None
-        if host.rtt_s is not None or self.mean_s is not None:
-            latency_s = (host.rtt_s or 0.0) + (self.mean_s or 0.0)
+        usual_s = self.usual_s
+        if host.rtt_s is not None or usual_s is not None:
+            latency_s = (host.rtt_s or 0.0) + (usual_s or 0.0)
         return NodeSnapshot(
             host.node_id, self.slots, self.busy, self.limit, latency_s, self.cpu_free,
             host.view.memory_free, host.price, host.view.age_s(host.now), scores, total,

@@ -180,7 +180,8 @@ class Scores(NamedTuple):
         load: Free slots.
         capability: Soft preferences that it meets.
         cheap: How little it costs; counts in the strategy `cost` alone.
-        ahead: Calls beyond its slots, per slot; taken off with the weight of `load`.
+        ahead: Calls per slot if no slot is free, else 0; taken off with a weight of its own.
+        slow: How often its latency doubles the reference; taken off with a weight of its own.
         doubt: How little it is trusted, in [0, 1]; taken off as it is.
     """
 
@@ -190,6 +191,7 @@ class Scores(NamedTuple):
     capability: float
     cheap: float = 1.0
     ahead: float = 0.0
+    slow: float = 0.0
     doubt: float = 0.0
 
 

@@ -38,13 +38,20 @@ class Lots(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ScoreWeights:
-    """How much each score counts; not negative, and they need not add up to 1."""
+    """How much each score counts, and what is taken off; not negative, in any sum.
+
+    `slow` makes up for a quarter of the slots: a node that is twice as slow is taken if those of
+    the other one are in use by more than its share. `ahead` is more than everything else together,
+    up to machines that differ eightfold: a free slot is better than a place in a queue.
+    """
 
     resources: float = 0.3
     latency: float = 0.2
     load: float = 0.3
     capability: float = 0.2
     cheap: float = 0.0
+    slow: float = 0.6
+    ahead: float = 2.0
 
     def __post_init__(self) -> None:
         for name, weight in asdict(self).items():
@@ -83,17 +90,17 @@ class Policy:
             raise ValueError(f"epsilon is 0 or more, not {self.epsilon}")
 
 
-_NONE = ScoreWeights(0.0, 0.0, 0.0, 0.0)
+_NONE = ScoreWeights(0.0, 0.0, 0.0, 0.0, slow=0.0)
 
 DEFAULT = Policy()
 
 STRATEGIES: dict[str, Policy] = {
     "score": DEFAULT,
     "round_robin": Policy("round_robin", _NONE, 0.0),
-    "least_loaded": Policy("least_loaded", ScoreWeights(0.0, 0.0, 1.0, 0.0), 1e-9),
-    "latency": Policy("latency", ScoreWeights(0.0, 1.0, 0.0, 0.0)),
+    "least_loaded": Policy("least_loaded", ScoreWeights(0.0, 0.0, 1.0, 0.0, slow=0.0), 1e-9),
+    "latency": Policy("latency", ScoreWeights(0.0, 1.0, 0.0, 0.0, slow=0.0)),
     # A price counts far more than a free slot, so that load decides among equal prices alone.
-    "cost": Policy("cost", ScoreWeights(0.0, 0.0, 1.0, 0.0, cheap=WEIGHT_MAX), 1e-9),
+    "cost": Policy("cost", ScoreWeights(0.0, 0.0, 1.0, 0.0, cheap=WEIGHT_MAX, slow=0.0), 1e-9),
     "random": Policy("random", _NONE, 0.0, draws=True),
 }
 

@@ -4,15 +4,16 @@ Theory. Each score is a formula that a reader can recompute from numbers that ar
 
         resources   nothing asked for: mean of the free shares of processors and memory;
                     otherwise the smallest share of an asked resource that stays free afterwards
-        latency     1 / (1 + (round trip + mean body) / latency_ref)
+        latency     1 / (1 + (round trip + usual body) / latency_ref)
         load        1 - busy / slots, not below 0
         capability  how well the node fits what is preferred (capability.py), 1 if nothing is
 
-        total = sum of weight x score - weight of load x ahead - doubt
+        total = sum of weight x score - weight of slow x slow - weight of ahead x ahead - doubt
 
-`ahead` are the calls that a node holds beyond its slots, per slot: with it, load goes on falling
-where `load` has reached 0, so that calls that are sent ahead spread as well. `doubt` is how little
-the node is trusted (silence, failures).
+`slow` is how often the latency doubles the reference. Where bodies last long, all of `latency` is
+near 0, and yet a node that is twice as slow keeps a call for twice as long; a logarithm sees that
+at any length. `ahead` are the calls per slot where no slot is free, so that calls go to free slots
+first and then spread by what is waiting. `doubt` is how little the node is trusted.
 
 Rules of this file. 1) Plain functions of numbers. 2) An unknown share
 scores nothing; an unknown time takes no time, so that a new node is tried. 3) No
@@ -23,8 +24,13 @@ Source. features.md I4 to I8.
 
 from __future__ import annotations
 
+import math
+
 from .model import Scores
 from .policy import ScoreWeights
+
+LATENCY_LEAST = 2.0**-40
+"""A latency of centuries is long enough."""
 
 
 def share(value: float | None) -> float:
@@ -49,14 +55,23 @@ def latency(rtt_s: float | None, body_s: float | None, latency_ref_s: float) -> 
     return share(1.0 / (1.0 + max(0.0, total_s) / latency_ref_s))
 
 
+def slow(latency_score: float) -> float:
+    """Return how often the latency doubles the reference: the logarithm of the score's inverse.
+
+    >>> slow(1.0), slow(0.5), slow(0.25)
+    (0.0, 1.0, 2.0)
+    """
+    return math.log2(1.0 / max(latency_score, LATENCY_LEAST))
+
+
 def load(busy: int, slots: int) -> float:
     """Return the share of free slots."""
     return max(0.0, 1.0 - busy / slots)
 
 
 def ahead(busy: int, slots: int) -> float:
-    """Return the calls beyond the slots, per slot."""
-    return max(0.0, busy / slots - 1.0)
+    """Return the calls per slot if none is free, else 0: one call more would have to wait."""
+    return busy / slots if busy >= slots else 0.0
 
 
 def cheap(price: float) -> float:
@@ -73,8 +88,10 @@ def total(scores: Scores, weights: ScoreWeights) -> float:
     return (
         weights.resources * scores.resources
         + weights.latency * scores.latency
-        + weights.load * (scores.load - scores.ahead)
+        + weights.load * scores.load
         + weights.capability * scores.capability
         + weights.cheap * scores.cheap
+        - weights.ahead * scores.ahead
+        - weights.slow * scores.slow
         - scores.doubt
     )

@@ -113,10 +113,12 @@ def test_a_decision_can_be_recomputed_by_hand() -> None:
 
     # One call that was not in the sample takes one of eight processors: 1 - 0.25 - 0.125.
     assert told.scores.resources == pytest.approx((0.625 + 0.5) / 2)
-    assert told.scores.latency == pytest.approx(1 / (1 + (0.025 + 0.025) / 0.05))
+    assert told.scores.latency == pytest.approx(1 / (1 + (0.025 + 0.025) / 0.05), abs=1e-12)
     assert told.scores.load == 0.75
     assert told.scores.capability == 1.0
-    assert told.total == pytest.approx(0.3 * 0.5625 + 0.2 * 0.5 + 0.3 * 0.75 + 0.2 * 1.0)
+    assert told.scores.slow == pytest.approx(1.0)
+    four = 0.3 * 0.5625 + 0.2 * 0.5 + 0.3 * 0.75 + 0.2 * 1.0
+    assert told.total == pytest.approx(four - 0.6 * 1.0)
     assert (told.candidates, dict(told.excluded)) == (2, {"b": Rejection("full")})
     assert told.weights["load"] == 0.3
 

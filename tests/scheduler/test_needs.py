@@ -170,7 +170,7 @@ def test_rejections_and_placements_are_shown() -> None:
     assert placed.as_data() == {
         "node_id": "a", "total": 1.0, "weights": {"load": 0.3}, "gpus": [0], "candidates": 2,
         "scores": {"resources": 1.0, "latency": 1.0, "load": 1.0, "capability": 1.0, "cheap": 1.0,
-                   "ahead": 0.0, "doubt": 0.0},
+                   "ahead": 0.0, "slow": 0.0, "doubt": 0.0},
         "excluded": {"b": "full"},
     }  # fmt: skip
     assert not Unplaceable({}).never

@@ -279,6 +279,44 @@ def test_equal_nodes_take_turns() -> None:
     assert got[:3] == got[3:] and set(got) == {"a", "b", "c"}
 
 
+@pytest.mark.parametrize("body_s", [0.5, 60.0])
+def test_a_faster_machine_is_preferred_at_any_length_of_bodies(body_s: float) -> None:
+    """Of two nodes with free slots the one that is twice as fast gets the call, though busier."""
+    fast, slow = place("fast", 4, 2), place("slow", 4)
+    for one, factor in ((fast, 1.0), (slow, 2.0)):
+        for luck in (0.1, 1.0, 10.0):
+            one.learn(body_s * factor * luck)
+        assert one.usual_s == pytest.approx(body_s * factor)
+        one.resize(4)
+
+    assert pool(fast, slow).choose() is fast
+
+
+def test_a_free_slot_comes_before_a_queue() -> None:
+    """However fast the other one is: waiting there is waiting."""
+    fast, slow = place("fast", 1, cpu=0.0), place("slow", 1, cpu=100.0, free=0.0)
+    for _ in range(10):
+        fast.learn(0.02)
+        slow.learn(0.09)
+    fast.take(1)
+
+    assert fast.value > SHUT_BELOW
+    assert pool(fast, slow).choose() is slow
+
+
+def test_a_node_that_claims_short_bodies_is_measured() -> None:
+    """It gets nothing ahead for its claim, and its breaker opens, also if its calls wait there."""
+    honest, liar = place("honest", 2), place("liar", 2)
+    for now in range(8):
+        honest.answered(float(now), 0.001, 0.002)
+        liar.answered(float(now), 0.001, 30.0, behind=2)
+    liar.learn(-1.0)
+
+    assert honest.ahead > 0 and not honest.host.shut and honest.usual_s == pytest.approx(0.001)
+    assert liar.ahead == 0 and liar.host.shut
+    assert liar.usual_s == pytest.approx(15.0)
+
+
 # ---- strategies ----------------------------------------------------------------------------------
 
 
@@ -327,7 +365,8 @@ def test_a_strategy_of_a_users_own_chooses_among_candidates_alone() -> None:
     a, b, full = place("a"), place("b", cpu=50.0), place("full", 1, 1)
     a.host.saw_rtt(0.01)
     b.learn(0.01)
-    asked = pool(a, b, full, place("c", cpu=100.0), policy=Policy("mine", chooser=choose))
+    c = place("c", cpu=100.0, free=0.0)
+    asked = pool(a, b, full, c, policy=Policy("mine", chooser=choose))
 
     assert asked.choose() is b
     assert [asked.choose() for _ in range(3)] == [None, None, None]
