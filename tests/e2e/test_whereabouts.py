@@ -89,6 +89,21 @@ def test_who_waits_sees_its_place_and_then_its_node(client: Client) -> None:
     assert "big" in str(placement)
 
 
+def test_a_placement_can_be_recomputed_by_hand(client: Client) -> None:
+    """Four scores times their weights are the total, also when the call is over."""
+    future = add(1, 2)
+    assert future.result(LIMIT_S) == 3
+    placement = future.placement
+
+    assert placement is not None
+    assert set(placement.scores) >= {"resources", "latency", "load", "capability", "total"}
+    assert all(0.0 <= placement.scores[name] <= 1.0 for name in ("resources", "latency"))
+    products = [weight * placement.scores[name] for name, weight in placement.weights.items()]
+    assert placement.total == pytest.approx(sum(products), abs=1e-6)
+    assert "comes from none of these" not in str(placement)
+    assert placement.at == pytest.approx(time.time(), abs=2 * LIMIT_S)
+
+
 def test_a_program_of_asyncio_sees_the_same(client: Client) -> None:
     """Looking inside an event loop answers, and holds it up for one round trip only."""
 
