@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import easyremote
-from easyremote import Client, Future, NoCapableNodeError, Placement, Usage, remote
+from easyremote import Client, Future, InfeasibleError, NoCapableNodeError, Placement, Usage, remote
 
 from .conftest import Cluster
 
@@ -129,6 +129,22 @@ def test_nodes_are_found_and_missed_by_what_they_have(client: Client) -> None:
     wanted = {"gpu": {"memory": ">=100GB"}}
     with pytest.raises(NoCapableNodeError, match=r"big: gpu\.memory is '80GB', not >=100GB"):
         add.options(capability=wanted)(1, 2).result(LIMIT_S)
+
+
+def test_options_are_requirements(client: Client) -> None:
+    """What no node could ever give is refused at once, with each node's offer; the rest runs."""
+    began = time.monotonic()
+    with pytest.raises(InfeasibleError, match="gpu_memory") as caught:
+        add.options(gpu_memory="500GB")(1, 2).result(LIMIT_S)
+    assert time.monotonic() - began < LIMIT_S / 2
+    assert "big" in str(caught.value)
+    assert "small" in str(caught.value)
+    future = add.options(gpu_memory="40GB", num_cpus=0.5, priority=2, prefer={"x": "y"})(1, 2)
+    assert future.result(LIMIT_S) == 3
+    placement = future.placement
+    assert placement is not None
+    assert placement.node_id == "big"
+    assert list(placement.gpus) == [0]
 
 
 def test_a_client_knows_what_it_has_done(client: Client) -> None:
