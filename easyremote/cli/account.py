@@ -105,7 +105,7 @@ def usage_table(records: list[dict[str, Any]]) -> Any:
         for one in records
     ]  # fmt: skip
     columns = (
-        "started", "user", "function", "node", ">seconds", ">bytes", "outcome", ">cost", "",
+        "started", "user", "function", "node", ">seconds", ">bytes", "outcome", ">cost", "currency",
         "times differ",
     )  # fmt: skip
     return table(count(len(rows), "call"), columns, rows)

@@ -135,6 +135,8 @@ def _submitted(gateway: Gateway, call: GatewayCall, told: dict[str, Any], now: f
 
 
 def _held(gateway: Gateway, call: GatewayCall, told: dict[str, Any], now: float) -> list[str]:
+    if call in gateway.dispatcher.accounting.writing:
+        return ["Its function has a quota or a price: the gateway writes down that it was called."]
     recovery = gateway.recovery
     count, left_s = len(recovery.expected), max(0.0, recovery.until - now)
     why = "The gateway was restarted, and nodes that may have this call, or could run it, are not"

@@ -484,12 +484,14 @@ async def test_nothing_is_given_to_a_node_before_it_is_written_down(
     asked: list[Any] = []
     submit = world.gateway.store.submit
     monkeypatch.setattr(world.gateway.store, "submit", lambda *args: asked.append(args))
-    first, second = client.call("f", b"12345"), client.call("f")
+    call_id = new_id()
+    first, second = client.call("f", b"12345", call_id=call_id), client.call("f")
     await first.until(lambda: first.accepted)
     assert world.gateway.dispatcher.bytes_buffered() == 9
     await settle()
     assert node.given == []
     assert len(asked) == 2
+    assert "writes down" in (await client.ask("explain", call_id=call_id))["sentences"][0]
     assert second.stream is not None
     second.stream.cancel(1, 1000)
     assert (await second.outcome()).code == ErrorCode.CANCELLED
