@@ -230,7 +230,7 @@ def list_usage(
 
 
 def _records(rows: Iterable[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    found = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+    found: list[dict[str, Any]] = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
     for one in found:
         one["paid"], one["flagged"] = bool(one["paid"]), bool(one["flagged"])
         one["rule"] = None if one["rule"] is None else json.loads(one["rule"])
