@@ -300,4 +300,5 @@ def _listed(call: DispatchedCall) -> dict[str, Any]:
         "function": call.function,
         "flags": call.flags & FLAGS_TOLD,
         "deadline_ms": None if left_ms is None else min(left_ms, DEADLINE_MS_MAX),
+        **({"gpus": list(call.devices)} if call.devices else {}),
     }

@@ -21,7 +21,7 @@ from typing import Any
 from ..scheduler.model import DECLARED_SLACK
 from ..scheduler.units import quantity
 from .nvml import Nvml
-from .telemetry import usable_threads
+from .telemetry import usable_memory, usable_threads
 
 GIB = 1024**3
 
@@ -36,7 +36,7 @@ def detect() -> dict[str, Any]:
             "threads": usable_threads(),
             "architecture": platform.machine(),
         },
-        "memory": {"total": _gib(psutil.virtual_memory().total)},
+        "memory": {"total": _gib(usable_memory()[0])},
     }
     return {**found, **_described(detect_gpus())}
 

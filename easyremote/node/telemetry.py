@@ -14,7 +14,7 @@ since the sample before. 2) One sample costs a fixed number of reads, however ma
 connections the machine has; what must walk over processes is done seldom. 3) What this system does
 not tell is left out, never made up.
 
-Source. features.md N8; proc(5); psutil.
+Source. features.md N8; proc(5); psutil; Linux documentation, "Control Group v2".
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -52,6 +53,11 @@ TREE_EVERY = 5
 
 ANCESTORS_MAX = 64
 """How far up the parents of a process are followed."""
+
+GROUPS_MAX = 16
+"""Control groups around a process that are looked at."""
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
 
 _GRAINS: dict[str, float] = {
     "cpu_percent": 1.0,
@@ -90,7 +96,7 @@ class Sampler:
     def sample(self) -> dict[str, Any]:
         """Return one sample; blocks for some reads of `/proc` and some calls of the driver."""
         psutil = self._psutil
-        found = psutil.virtual_memory()
+        total_bytes, available_bytes = usable_memory()
         if self._taken % TREE_EVERY == 0:
             self._own_bytes = own_bytes(self.roots)
         self._taken += 1
@@ -98,9 +104,9 @@ class Sampler:
         sample: dict[str, Any] = {
             "cpu_percent": float(psutil.cpu_percent(interval=first_s)),
             "cpu_count": usable_threads(),
-            "memory_total_bytes": int(found.total),
-            "memory_available_bytes": int(found.available),
-            "memory_percent": float(found.percent),
+            "memory_total_bytes": total_bytes,
+            "memory_available_bytes": available_bytes,
+            "memory_percent": round(100.0 * (1.0 - available_bytes / total_bytes), 1),
             "memory_own_bytes": self._own_bytes,
         }
         with contextlib.suppress(OSError):
@@ -180,6 +186,56 @@ def usable_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def usable_memory() -> tuple[int, int]:
+    """Return how much memory this process may use in all, and how much of that is available.
+
+    In a container the machine's memory is somebody else's: what counts is the tightest limit of
+    the control groups around this process.
+    """
+    import psutil
+
+    found = psutil.virtual_memory()
+    machine = total = int(found.total)
+    available = int(found.available)
+    for folder in _control_groups():
+        limit, used = _number_in(folder / "memory.max"), _number_in(folder / "memory.current")
+        if limit is None or used is None or not 0 < limit < machine:
+            continue
+        cache = _number_after(folder / "memory.stat", "inactive_file") or 0
+        total = min(total, limit)
+        available = min(available, max(0, limit - used + cache))
+    return total, available
+
+
+def _control_groups() -> list[Path]:
+    """Return the control groups (version 2) of this process, from its own up to the topmost."""
+    try:
+        lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    path = next((line[3:] for line in lines if line.startswith("0::/")), None)
+    if path is None:
+        return []
+    group = Path(path)
+    return [_GROUPS / str(one).lstrip("/") for one in (group, *group.parents)][:GROUPS_MAX]
+
+
+def _number_in(path: Path) -> int | None:
+    """Return the number that a file holds; None if there is none, as in `max`."""
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _number_after(path: Path, name: str) -> int | None:
+    try:
+        text = path.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    return next((int(ln.split()[1]) for ln in text.splitlines() if ln.startswith(f"{name} ")), None)
 
 
 def own_bytes(roots: Iterable[int]) -> int:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -216,6 +217,35 @@ def test_a_sample_tells_what_the_kernel_says() -> None:
     assert "gpus" not in Sampler().sample()
 
 
+@pytest.mark.parametrize(
+    ("inner", "outer", "total", "available"),
+    [
+        (("max", 5), ("max", 5), None, None), (("1000", 700), ("max", 5), 1000, 400),
+        (("5000", 700), ("1000", 1200), 1000, 0), (("1000", 700), ("5000", 4999), 1000, 101),
+        ((str(2**62), 5), ("", 0), None, None),
+    ],
+)  # fmt: skip
+def test_memory_in_a_container_is_what_its_limit_leaves(
+    inner: tuple[str, int], outer: tuple[str, int], total: int | None, available: int | None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The tightest limit around the process counts; cached files can be given up for it."""
+    own = tmp_path / "cgroup"
+    own.write_text("1:name=x:/other\n0::/outer/inner\n")
+    for folder, (limit, used) in (("outer/inner", inner), ("outer", outer)):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / folder / "memory.current").write_text(f"{used}\n")
+        (tmp_path / folder / "memory.stat").write_text("anon 7\ninactive_file 100\n")
+    monkeypatch.setattr(telemetry, "_OWN_GROUPS", own)
+    monkeypatch.setattr(telemetry, "_GROUPS", tmp_path)
+    found = telemetry.usable_memory()
+    monkeypatch.setattr(telemetry, "_OWN_GROUPS", tmp_path / "none")
+
+    assert found[0] == (telemetry.usable_memory()[0] if total is None else total)
+    assert available is None or found[1] == available
+
+
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
     """A process below this one, which has one below it."""
@@ -228,14 +258,16 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()  # Its own child ends with its stdin.
 
 
-def test_own_memory_counts_each_process_once(child: subprocess.Popen[bytes]) -> None:
+def test_own_memory_counts_each_process_once(
+    child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether it is named as a root or found below one."""
     (grandchild,) = memory.children_of(child.pid)
-    alone = own_bytes([grandchild])
+    assert own_bytes([grandchild]) > 0
+    monkeypatch.setattr(memory, "resident_bytes", lambda _: 1000)
 
-    assert alone > 0
-    assert own_bytes([child.pid, grandchild]) == own_bytes([child.pid])
-    assert own_bytes([child.pid]) > alone
+    assert own_bytes([grandchild]) == 1000
+    assert own_bytes([child.pid, grandchild]) == own_bytes([child.pid]) == 2000
 
 
 def test_own_processes_on_a_gpu_are_known_by_their_ancestors(
@@ -286,7 +318,7 @@ def test_a_sample_reads_a_bounded_number_of_files(monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()
 
     assert 0 < len(opened) <= 12
-    assert all(path.startswith("/proc/") for path in opened)
+    assert all(path.startswith(("/proc/", "/sys/fs/cgroup")) for path in opened)
 
 
 async def test_what_hangs_costs_telemetry_and_not_the_node(
