@@ -67,7 +67,7 @@ class Needs:
 
     def __bool__(self) -> bool:
         """Whether anything is needed."""
-        return self != NO_NEEDS
+        return self is not NO_NEEDS and self != NO_NEEDS
 
     @property
     def devices(self) -> int:

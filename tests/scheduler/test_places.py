@@ -392,6 +392,31 @@ def test_a_preferred_capability_counts() -> None:
             assert asked.choose() is not places[1]
 
 
+@given(clusters(min_size=1), st.data())
+def test_nodes_may_ask_for_different_needs(places: list[Place], data: st.DataObject) -> None:
+    """A function that needs more on one node is held to that there, by loop and table alike."""
+    own = [data.draw(st.one_of(st.none(), wants)) for _ in places]
+    short, long = pool(needs=Needs(cpus=1.0)), long_pool(places, Needs(cpus=1.0))
+    for one, needs in zip(places, own, strict=True):
+        short.add(one, needs)
+        long.add(one, needs)
+    chosen = short.choose()
+    request = [
+        Request(short.needs_at(one), desperate=short.desperate) for one in places
+    ]  # Each with its own.
+
+    assert long.choose() is chosen
+    assert [short.takes(one) for one in places] == [
+        rejection(one, asked) is None for one, asked in zip(places, request, strict=True)
+    ]
+    if chosen is not None:
+        needs = short.needs_at(chosen)
+        assert not needs or chosen.host.reserve(needs) is not None
+        assert {one.place for one in short.rank()} >= {chosen}
+    short.add(places[0], Needs(cpus=1.0))
+    assert short.needs_at(places[0]) == Needs(cpus=1.0)
+
+
 # ---- nodes that should not get calls -------------------------------------------------------------
 
 
