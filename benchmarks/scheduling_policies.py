@@ -58,39 +58,36 @@ class Balancer:
     def begin(self, simulator: Simulator) -> None:
         """Begin with idle machines."""
         self.simulator = simulator
-        self.calls = [0] * len(simulator.sites)
-        self.reported = [0] * len(simulator.sites)
-        self.slots = [site.machine.slots for site in simulator.sites]
+        self.calls = np.zeros(len(simulator.sites))
+        self.reported = np.zeros(len(simulator.sites))
+        self.slots = np.array([site.machine.slots for site in simulator.sites], float)
         self.turn = 0
         self._know()
 
     def _know(self) -> None:
-        self.online = [site for site in self.simulator.sites if site.online]
-        self.tickets = [site for site in self.online for _ in range(site.machine.slots)]
+        online = [site for site in self.simulator.sites if site.online]
+        self.online = np.array([site.machine.index for site in online])
+        self.tickets = [site.machine.index for site in online for _ in range(site.machine.slots)]
         # Turns go through the machines, not from slot to slot of the same one.
         self.rng.shuffle(self.tickets)
 
     def arrived(self, call: Call, now: float) -> None:
         """Give it away."""
-        site = self._choose()
-        self.calls[site.machine.index] += 1
-        self.simulator.give(call, site)
+        index = self._choose()
+        self.calls[index] += 1
+        self.simulator.give(call, self.simulator.sites[index])
 
-    def _choose(self) -> Site:
-        online, tickets = self.online, self.tickets
+    def _choose(self) -> int:
+        tickets = self.tickets
         if self.choices == 0:
             self.turn += 1
             return tickets[self.turn % len(tickets)]
-        if self.choices >= len(online):
-            asked = online
-        else:
+        known = self.calls if self.counted else self.reported
+        if self.choices < len(self.online):
             asked = [self.rng.choice(tickets) for _ in range(self.choices)]
-        known, slots = (self.calls if self.counted else self.reported), self.slots
-        loads = [known[site.machine.index] / slots[site.machine.index] for site in asked]
-        least = min(loads)
-        return self.rng.choice(
-            [one for one, load in zip(asked, loads, strict=True) if load == least]
-        )
+            return min(asked, key=lambda index: known[index] / self.slots[index])
+        loads = (known / self.slots)[self.online]
+        return int(self.online[self.rng.choice((loads == loads.min()).nonzero()[0])])
 
     def returned(self, call: Call, site: Site, claimed_s: float, now: float) -> None:
         """Count it."""
