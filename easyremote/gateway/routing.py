@@ -24,7 +24,7 @@ from ..scheduler.model import Rejection, Unplaceable
 from ..scheduler.units import shown
 from ..wire.errors import ErrorCode
 from ..wire.message import CODEC_PICKLE, Call
-from .demands import BadDemand, Demand, read_options
+from .demands import BadDemand, Demand, Demands
 from .offer import FUNCTION_NAME
 from .pool import Class, NodeRecord, Offer, Pool, class_of, tags_of
 from .registry import Registry, sees_node, visible
@@ -83,7 +83,7 @@ class Routes:
         self._registry = registry
         self._principal = principal
         self._version = -1
-        self._known: dict[tuple[str, ...], Pool] = {}
+        self._known: dict[tuple[Any, ...], Pool] = {}
 
     def find(self, message: Call) -> Pool:
         """Return the pool of places where a call may run.
@@ -92,13 +92,16 @@ class Routes:
             Refused: There is none; see `route`.
         """
         registry = self._registry
-        if message.options:
-            return route(registry, self._principal, message)
+        demand = demand_of(message) if message.options else None
         if self._version != registry.version:
             self._version = registry.version
             self._known.clear()
         node_ids = message.node_ids
-        key = (message.function,) if node_ids is None else (message.function, *node_ids)
+        key: tuple[Any, ...] = (
+            (message.function,) if node_ids is None else (message.function, *node_ids)
+        )
+        if demand is not None:
+            key = (demand, *key)
         pool = self._known.get(key)
         if pool is None or pool.guarded or not pool.places:  # Else nothing can have changed.
             pool = route(registry, self._principal, message)
@@ -137,6 +140,10 @@ def route(registry: Registry, principal: Principal, message: Call) -> Pool:
     return pool
 
 
+_demands = Demands()
+"""What options mean is the same for everybody, and is worked out once."""
+
+
 def demand_of(message: Call) -> Demand | None:
     """Return what the options of a call ask of its place.
 
@@ -144,7 +151,7 @@ def demand_of(message: Call) -> Demand | None:
         Refused: They cannot be read.
     """
     try:
-        return read_options(message.options)
+        return _demands.read(message.options)
     except BadDemand as error:
         raise Refused(ErrorCode.BAD_ARGUMENT, str(error)) from None
 

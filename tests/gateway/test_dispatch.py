@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,29 @@ async def test_capability_filters_nodes(world: World, autojump_clock: MockClock)
     assert "n2: gpu.model is 'A100', not H100" in near.reason
     wrong = await failure(client.call("f", options={"capability": {"gpu": ">=lots"}}))
     assert wrong.code == ErrorCode.BAD_ARGUMENT
+
+
+async def test_what_a_node_says_later_counts_for_the_next_call(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Where calls with equal demands go is remembered, and forgotten when a node changes."""
+    first = await world.node("n1", function("f"), capabilities={"tpu": 4})
+    second = await world.node("n2", function("f"))
+    client = await world.client()
+    first.auto, second.auto = partial(Given.answer, body=b"1"), partial(Given.answer, body=b"2")
+    options = {"capability": {"tpu": ">=2"}, "priority": 1}
+
+    async def served(**options: Any) -> Any:
+        return await client.call("f", options=options).outcome()
+
+    assert [(await served(**options)).body for _ in range(2)] == [b"1", b"1"]
+    await first.update(capabilities={})
+    await second.update(capabilities={"tpu": 2})
+    assert (await served(**options, attempt=2)).body == b"2"
+    await second.update(capabilities={"tpu": True})
+    assert (await served(**options)).code == ErrorCode.NO_NODE
+    assert (await served(capability={"tpu": True})).body == b"2"
+    assert "n2: tpu is True, not 1" in (await served(capability={"tpu": 1})).reason
 
 
 async def test_name_alone_never_reaches_a_strangers_node(
