@@ -2,7 +2,7 @@
 
 Theory. A policy is a weighted sum of scores in [0, 1]; the largest one is chosen, and among those
 within `epsilon` of it the least recently used. Most named strategies are nothing but other weights:
-with no weights at all every node with room ties, which is round robin.
+with none but that of `ahead` every node with a free slot ties, which is round robin.
 
 Rules of this file. 1) Pure; a strategy that draws lots is given the generator. 2) A user's own
 function sees snapshots and answers with one of them, its id, or None to let the call wait.
@@ -40,9 +40,9 @@ class Lots(Protocol):
 class ScoreWeights:
     """How much each score counts, and what is taken off; not negative, in any sum.
 
-    `slow` makes up for a quarter of the slots: a node that is twice as slow is taken if those of
-    the other one are in use by more than its share. `ahead` is more than everything else together,
-    up to machines that differ eightfold: a free slot is better than a place in a queue.
+    `slow` weighs more than a node that is full and one that is idle differ in `load` and processors:
+    a node that is twice as slow is taken when the other has no free slot. `ahead` weighs more than
+    machines that differ tenfold: a free slot is better than a place in a queue.
     """
 
     resources: float = 0.3
