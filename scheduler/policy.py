@@ -40,9 +40,9 @@ class Lots(Protocol):
 class ScoreWeights:
     """How much each score counts, and what is taken off; not negative, in any sum.
 
-    `slow` weighs more than a node that is full and one that is idle differ in `load` and processors:
-    a node that is twice as slow is taken when the other has no free slot. `ahead` weighs more than
-    machines that differ tenfold: a free slot is better than a place in a queue.
+    A factor of two in `slow` weighs more than all that a full and an idle node differ in load and
+    processors: the slower one is taken when the other has no free slot. `ahead` weighs more than a
+    factor of ten does: a free slot is better than a place in a queue.
     """
 
     resources: float = 0.3
