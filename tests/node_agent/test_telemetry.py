@@ -80,11 +80,11 @@ class FakeNvml:
         self._maybe("temperature")
         return 61
 
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[SimpleNamespace]:  # noqa: N802
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[Any]:  # noqa: N802
         self._maybe("processes")
         return [SimpleNamespace(pid=pid, usedGpuMemory=n) for pid, n in self.processes[handle]]
 
-    def nvmlDeviceGetGraphicsRunningProcesses(self, handle: int) -> list[SimpleNamespace]:  # noqa: N802
+    def nvmlDeviceGetGraphicsRunningProcesses(self, handle: int) -> list[Any]:  # noqa: N802
         return []
 
     def _maybe(self, what: str) -> None:
