@@ -32,6 +32,7 @@ CLIENTS = {
     "client.py": "3\n[0, 2, 4, 6, 8]\n1.0\n0\n1\n2\n",
     "client_trio.py": "3\n",
     "client_sync.py": "3\n7\n0\n2\n4\n",
+    "client_needs.py": "3 None\nmy-computer\n['my-computer']\n1\n",
 }
 """What each client prints."""
 
