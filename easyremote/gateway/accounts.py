@@ -164,6 +164,10 @@ class Accounts:
         self._store.submit(written, open_usage, opened, charge.reserve())
         return charge
 
+    def awaits(self, user: str, call_id: bytes) -> bool:
+        """Return whether a call of an earlier start has an open row that nobody has taken up."""
+        return (user, call_id) in self._returning
+
     def take_up(
         self, facts: CallFacts, terms: Iterable[tuple[str, Terms]], now: float
     ) -> Charge | None:
@@ -177,6 +181,7 @@ class Accounts:
         who = facts._replace(sub=row.sub, function=row.function, bytes_in=row.bytes_in)
         charge = self._charge_of(row, self._parts(who, terms, self.wall(), now))
         charge.given_at = now - max(0.0, self.wall() - row.at)
+        charge.adopted = True
         return charge
 
     def _charge_of(self, row: OpenRow, parts: list[tuple[Balance, list[Quota]]]) -> Charge:

@@ -128,6 +128,7 @@ class Charge:
         wall: The clock of records and windows.
         at: When it was accepted, in seconds since the epoch.
         parts: Each balance that it counts in, and the quotas that hold for it there.
+        adopted: A node had it from before the start of this gateway.
         durable: It is written down, and may be given to a node.
         strict: No node may hold it ahead of a free slot: its start is what a quota is about.
         gpus: GPUs that are reserved for it.
@@ -140,8 +141,8 @@ class Charge:
     """
 
     __slots__ = (
-        "at", "bytes_in", "bytes_out", "closing", "durable", "ended_at", "facts", "given_at",
-        "gpus", "node_id", "node_owner", "node_s", "outcome", "over", "parts", "price",
+        "adopted", "at", "bytes_in", "bytes_out", "closing", "durable", "ended_at", "facts",
+        "given_at", "gpus", "node_id", "node_owner", "node_s", "outcome", "over", "parts", "price",
         "started_at", "strict", "wall",
     )  # fmt: skip
 
@@ -156,7 +157,7 @@ class Charge:
         self.strict = any(
             quota.limit_of(SECONDS) is not None for _, quotas in parts for quota in quotas
         )
-        self.durable = False
+        self.durable = self.adopted = False
         self.over = False
         self.closing: tuple[Closed, list[Count]] | None = None
         self.gpus = 0.0
@@ -327,7 +328,8 @@ class Charge:
         if self.started_at is not None:
             least_s = min(most_s, max(0.0, end - self.started_at))
         else:
-            least_s = most_s if self.node_s is None else 0.0
+            # The time in which there was no gateway is nobody's.
+            least_s = 0.0 if self.adopted or self.node_s is not None else most_s
         return agree(self.node_s, least_s, most_s)
 
     def _counts(

@@ -331,6 +331,7 @@ class Returning:
             good = grants.good(one.grant, one.call_id, one.attempt, one.depth, one.token)
             if good and owner is not None and len(self.kept) < KEPT_MAX:
                 self.kept[one.call_id] = record, until, owner.user
+                self._close_account(record, owner, one)
         for call in [c for c, (offer, _, _) in self.adrift.items() if offer.record is record]:
             if not self._fetch(call):
                 self._lose(call)
@@ -339,6 +340,19 @@ class Returning:
         remembers = record.same_boot and not told.forgot
         self._recovery.spoke(record.node_id, had, remembers=remembers)
         self.judge_held()
+
+    def _close_account(self, record: NodeRecord, principal: Principal, one: HeldCall) -> None:
+        """Have an outcome said again that a quota or a bill waits for; its caller may get it, too.
+
+        The last outcomes before a crash may have reached their callers and not the disk.
+        """
+        accounts, link = self._dispatcher.accounting.accounts, record.link
+        if one.flags & FLAG_STREAM or not accounts.awaits(principal.user, one.call_id):
+            return
+        if record.offers and link is not None and link.streams_available > 0:
+            call = self._call_for(principal, one)
+            if call is not None:
+                self._fetch(call)
 
     def _adopt(self, record: NodeRecord, one: HeldCall) -> None:
         """Make a call of what a node still has."""

@@ -60,12 +60,14 @@ class Before:
     given: Given
 
 
-async def before_restart(state: Path, **options: Any) -> Before:
+async def before_restart(
+    state: Path, offer: dict[str, Any] | None = None, **options: Any
+) -> Before:
     """Start a gateway, give one call to a node, and lose the gateway without a word."""
     was = Before()
     async with open_world(state) as world:
         was.token = world.token("member", "alice")
-        node = await world.node("n1", function("f", slots=4), boot=BOOT)
+        node = await world.node("n1", offer or function("f", slots=4), boot=BOOT)
         client = await world.client(token=was.token)
         was.call_id = new_id()
         client.call("f", call_id=was.call_id, **options)
@@ -553,6 +555,60 @@ async def test_an_outcome_that_a_node_has_kept_is_fetched(
         assert (await later.outcome()).code == ErrorCode.GATEWAY_LOST
         assert len(node.given) == 1
         assert world.gateway.registry.nodes["n1"].groups["main"].busy == 0
+
+
+async def test_a_kept_outcome_closes_the_account_of_its_call(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """A bill that a crash left open is written when the node is back, though no caller asks."""
+    price = {"mode": "per_request", "price": 1}
+    terms = function("f", slots=4, billing=price, quota="9_calls_daily")
+    was = await before_restart(state, terms)
+    async with open_world(state) as world:
+        node = await world.node("n1", terms, boot=BOOT, kept=[held(was.given)], spent=was.call_id)
+        (await node.wait_given()).answer(b"real", seconds=0.5)
+        client = await world.client(token=was.token)
+        (record,) = await client.ask("usage")
+        assert (record["outcome"], record["cost"], record["call_id"]) == ("ok", 1.0, was.call_id)
+        assert [one["used"] for one in await client.ask("quota")] == [1]
+        assert world.gateway.accounts.open == 0
+        late = again(client, was)
+        assert (await late.outcome()).body == b"real"
+
+
+@pytest.mark.parametrize("how", ["held", "kept"])
+async def test_a_call_that_comes_back_is_counted_once(
+    state: Path, autojump_clock: MockClock, how: str
+) -> None:
+    """By its node or by its caller, who waits for it: the row of before is closed, and no other."""
+    terms = function("f", slots=4, billing="per_request", quota="9_calls_daily")
+    was = await before_restart(state, terms)
+    async with open_world(state) as world:
+        client = await world.client(token=was.token)
+        outcome = again(client, was)
+        told: dict[str, Any] = {how: [held(was.given)]}
+        node = await world.node("n1", terms, boot=BOOT, **told)
+        (await node.wait_given()).answer(b"real", seconds=0.5)
+        assert (await outcome.outcome()).body == b"real"
+        assert [one["outcome"] for one in await client.ask("usage")] == ["ok"]
+        assert [one["used"] for one in await client.ask("quota")] == [1]
+
+
+async def test_a_call_that_never_began_is_counted_once(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """Its row is open since before the restart; now it runs, under the same row."""
+    terms = function("f", slots=4, quota="1_calls_daily", billing="per_request")
+    was = await before_restart(state, terms)
+    async with open_world(state) as world:
+        client = await world.client(token=was.token)
+        outcome = again(client, was)
+        node = await world.node("n1", terms, boot=BOOT)
+        (await node.wait_given()).answer(b"real")
+        assert (await outcome.outcome()).body == b"real"
+        assert [one["used"] for one in await client.ask("quota")] == [1]
+        assert len(await client.ask("usage")) == 1
+        assert (await client.call("f").outcome()).code == ErrorCode.QUOTA
 
 
 @pytest.mark.parametrize("how", ["held", "kept"])
