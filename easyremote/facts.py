@@ -161,9 +161,10 @@ class Placement:
         attempt: How often it was given to a node.
         scores: The scores of that node in [0, 1], each better if higher: `resources`, `latency`,
             `load`, `capability`; and `total`, by which nodes were compared. Empty if nothing was
-            compared. What a strategy takes off stands there, too: `ahead`, the calls beyond the
-            slots, and `doubt`, how little the node is trusted.
-        weights: By what each score counts in the total.
+            compared. What is taken off stands there, too, unless it is nothing: `slow`, how often
+            the latency doubles the usual one; `ahead`, the calls per slot where none is free; and
+            `doubt`, how little the node is trusted.
+        weights: By what each score counts in the total; below 0 for what is taken off.
         excluded: Why other nodes could not have it then, by node id.
         candidates: How many nodes could have had it; None if that is not known.
         gpus: The devices that are reserved for it there.
@@ -216,12 +217,8 @@ class Placement:
         return "\n".join(lines)
 
     def _weight(self, name: str) -> float | None:
-        """Return by what a score counts; what is taken off counts less than nothing."""
-        if not self.scores.get(name):
-            return self.weights.get(name, 0.0)
-        if name == "ahead":
-            return -self.weights.get("load", 0.0)
-        return -1.0 if name == "doubt" else self.weights.get(name)
+        """Return by what a score counts; None if that is not known and the score is not 0."""
+        return self.weights.get(name, None if self.scores.get(name) else 0.0)
 
     def _how(self) -> str:
         tried = "" if self.attempt <= 1 else f", attempt {self.attempt}"

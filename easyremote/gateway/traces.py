@@ -73,21 +73,27 @@ class Traces:
         trace = self._known.get(call_id)
         if trace is None:
             return None
-        weights = trace.pool.ranked.policy.weights
-        scores = trace.scores
+        weights, scores = trace.pool.ranked.policy.weights, trace.scores
         shown = {
             "resources": scores.resources,
-            # Calls beyond the slots count against the load, as in the total.
             "latency": scores.latency,
-            "load": scores.load - scores.ahead,
+            "load": scores.load,
             "capability": scores.capability,
         }
         if weights.cheap:
             shown["cheap"] = scores.cheap
+        counts = {name: weight for name, weight in weights.as_data().items() if name in shown}
+        for name, taken_off, weight in (
+            ("slow", scores.slow, weights.slow),
+            ("ahead", scores.ahead, weights.ahead),
+            ("doubt", scores.doubt, 1.0),
+        ):
+            if taken_off and weight:
+                shown[name], counts[name] = taken_off, -weight
         return {
             "node_id": trace.place.host.node_id,
             "scores": {**shown, "total": score.total(scores, weights)},
-            "weights": {key: w for key, w in weights.as_data().items() if key in shown},
+            "weights": counts,
             "excluded": {place.host.node_id: why for place, why in _excluded(trace)},
             "gpus": list(trace.gpus),
             "at": trace.at + wall_minus_now,

@@ -36,16 +36,17 @@ def test_a_placement_can_be_added_up_again_from_its_text() -> None:
 
 
 def test_what_is_taken_off_is_shown_with_what_counts() -> None:
-    """Calls beyond the slots count like load, doubt as it is; what weighs nothing is left out."""
-    scores = {**PLAIN["scores"], "cheap": 1.0, "ahead": 0.5, "doubt": 0.1}
+    """With a weight below 0, so that all still adds up; what weighs nothing is left out."""
+    scores = {**PLAIN["scores"], "cheap": 1.0, "slow": 0.25, "ahead": 0.05, "doubt": 0.1}
     del scores["total"]
-    weights = {**PLAIN["weights"], "cheap": 0.0}
+    weights = {**PLAIN["weights"], "cheap": 0.0, "slow": -0.2, "ahead": -2.0, "doubt": -1.0}
     plain = {**PLAIN, "scores": scores, "weights": weights, "total": 0.425, "gpus": [1]}
     placed = Placement.from_plain({**plain, "candidates": 4, "news": 1})
     text = str(placed)
 
     assert (placed.total, placed.gpus, placed.candidates) == (0.425, [1], 4)
-    assert "  ahead        0.5000 x -0.3 = -0.1500" in text
+    assert "  slow         0.2500 x -0.2 = -0.0500" in text
+    assert "  ahead        0.0500 x -2 = -0.1000" in text
     assert "  doubt        0.1000 x -1 = -0.1000" in text
     assert "  total        0.4250\n" in text
     assert "cheap" not in text
