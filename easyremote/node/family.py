@@ -253,8 +253,8 @@ class Family:
         pool.sets = plan.devices
         pool.kept = plan.bound(pool.kept)
         pool.slots = max(1, pool.kept) if plan.scaling is not None else plan.slots
-        if entry.get("isolation") == "process":
-            pool.memory_bytes_max = memory.limit_of(entry.get("requirements"))
+        isolated = entry.get("isolation") == "process"
+        pool.memory_bytes_max = memory.limit_of(entry.get("requirements")) if isolated else None
         return pool
 
     def replica_pools(self) -> list[ReplicaPool]:

@@ -169,6 +169,15 @@ class ComputeNode:
         that it ran in. How often within a minute a script that dies is started again is
         `EASYREMOTE_RESTARTS_MAX` in the environment, else five.
 
+        A function that requires GPUs sees the devices that are reserved for its call, and no other,
+        in `CUDA_VISIBLE_DEVICES` and `context().gpu_ids`. On a machine with several GPUs it has one
+        slot for each device that fits it, unless `max_concurrency` says otherwise, and runs in
+        further runs of the script that are bound to their devices from the start.
+
+        With `scaling=` the function runs in further runs of the script, one call at a time each, as
+        many as its queue deserves: `"auto"`, a fixed number, or a dict with `min`, `max`,
+        `target_queue` (waiting calls for each that are no reason for another) and `idle_s`.
+
         Raises:
             TypeError: A keyword is unknown or has the wrong type, or contradicts the function.
             ValueError: The name is taken, or cannot be one.

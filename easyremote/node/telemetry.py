@@ -23,7 +23,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class Sampler:
         self._taken += 1
         first_s = FIRST_LOOK_S if self._taken == 1 else None
         sample: dict[str, Any] = {
-            "cpu_percent": float(psutil.cpu_percent(interval=first_s)),
+            "cpu_percent": usable_share(psutil.cpu_percent(interval=first_s, percpu=True)),
             "cpu_count": usable_threads(),
             "memory_total_bytes": total_bytes,
             "memory_available_bytes": available_bytes,
@@ -174,11 +174,19 @@ class _Source:
         self.gpus = gpus
         self._roots = roots
         self._sampler: Sampler | None = None
+        self._failed = False
 
     def sample(self) -> dict[str, Any]:
-        if self._sampler is None:
-            self._sampler = Sampler(self._roots, nvml=Nvml.open() if self.gpus else None)
-        return self._sampler.sample()
+        """Return a sample; an empty one if this machine cannot be asked."""
+        try:
+            if self._sampler is None:
+                self._sampler = Sampler(self._roots, nvml=Nvml.open() if self.gpus else None)
+            return self._sampler.sample()
+        except Exception as error:  # noqa: BLE001 - the task boundary: telemetry ends no node
+            if not self._failed:
+                self._failed = True
+                _log.warning("this machine cannot be sampled", reason=repr(error))
+            return {}
 
 
 def usable_threads() -> int:
@@ -186,6 +194,21 @@ def usable_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def usable_share(percents: Sequence[float]) -> float:
+    """Return how busy the hardware threads are, in percent, that this process may use.
+
+    Args:
+        percents: Of each thread of the machine, by its number. Where some are switched off the
+            numbers do not say which; then all count.
+    """
+    usable: Sequence[int] = range(len(percents))
+    if hasattr(os, "sched_getaffinity"):
+        own = sorted(os.sched_getaffinity(0))
+        if own[-1] < len(percents):
+            usable = own
+    return round(sum(percents[number] for number in usable) / max(1, len(usable)), 1)
 
 
 def usable_memory() -> tuple[int, int]:

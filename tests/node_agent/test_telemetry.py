@@ -217,6 +217,17 @@ def test_a_sample_tells_what_the_kernel_says() -> None:
     assert "gpus" not in Sampler().sample()
 
 
+def test_a_confined_node_tells_how_busy_its_own_processors_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others are not its business; if the numbers of processors have gaps, all of them count."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 3}, raising=False)
+
+    assert telemetry.usable_share([100.0, 10.0, 100.0, 20.0]) == 15.0
+    assert telemetry.usable_share([100.0, 10.0, 100.0]) == 70.0
+    assert telemetry.usable_share([]) == 0.0
+
+
 @pytest.mark.parametrize(
     ("inner", "outer", "total", "available"),
     [
@@ -322,7 +333,7 @@ def test_a_sample_reads_a_bounded_number_of_files(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_what_hangs_costs_telemetry_and_not_the_node(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A driver that hangs is asked no more; never do more than a few threads wait for it."""
     stuck = threading.Event()
@@ -345,6 +356,23 @@ async def test_what_hangs_costs_telemetry_and_not_the_node(
         assert sample["cpu_count"] >= 1
     finally:
         stuck.set()
+
+
+async def test_a_machine_that_cannot_be_asked_ends_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a library raises, there is no sample, and the next one is tried."""
+    failures = ["first"]
+
+    def usable_memory() -> tuple[int, int]:
+        if failures:
+            raise RuntimeError(failures.pop())
+        return 1000, 400
+
+    monkeypatch.setattr(telemetry, "usable_memory", usable_memory)
+    monkeypatch.setattr(telemetry, "Nvml", SimpleNamespace(open=lambda: None))
+    sampling = Sampling()
+
+    assert await sampling.take() == {}
+    assert (await sampling.take())["memory_percent"] == 60.0
 
 
 # ---- deltas --------------------------------------------------------------------------------------
