@@ -47,11 +47,25 @@ def node_info(
         "load": busy / slots if slots else 0.0,
         "streams": 0 if link is None else link.streams_open,
         "rtt_ms": None if rtt_s is None else round(rtt_s * 1000.0, 3),
+        **_measured(record, seen),
         "owner": record.owner,
         "since": record.since,
         "sample": dict(record.sample),
         **_heard(record, now),
         **{key: value for key, value in record.facts.items() if key in ("version", "platform")},
+    }
+
+
+def _measured(record: NodeRecord, seen: list[Offer]) -> dict[str, Any]:
+    """Say what the scores of a node are made of: shares that are free, and usual times of bodies.
+
+    Processors that calls will need since the last sample are not free, where they have the least.
+    """
+    free = [share for group in record.groups.values() if (share := group.cpu_free) is not None]
+    return {
+        "cpu_free": min(free, default=None),
+        "memory_free": record.host.view.memory_free,
+        "usual_ms": {o.name: usual * 1000.0 for o in seen if (usual := o.group.usual_s) is not None},
     }
 
 

@@ -114,7 +114,6 @@ class NodeRecord:
         grants: Makes the grants of this boot.
         running: Calls given to it that it has not done with, by call id.
         replicas: How many replicas are wanted of functions that scale, by name.
-        rtt_s: The round trip that its host has heard of.
         since: When it connected, in UTC.
         last_seen: When it was connected last, on trio's clock.
         online: The disk says that it may hold calls.
@@ -136,7 +135,6 @@ class NodeRecord:
         self.facts: dict[str, Any] = {}
         self.sample: dict[str, Any] = {}
         self.replicas: dict[str, Replicas] = {}
-        self.rtt_s: float | None = None
         self.paused = False
         self.draining = False
         self.since = datetime.now(UTC)

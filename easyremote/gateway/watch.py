@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Tell = Callable[[str, dict[str, Any]], None]
 """Says something to a node, by its id."""
 
-
 class Watch:
     """Everything about the state of nodes that placement goes by."""
 
@@ -57,9 +56,9 @@ class Watch:
             link, host = record.link, record.host
             if link is None:
                 continue
-            if link.rtt_s is not None and link.rtt_s != record.rtt_s:
-                record.rtt_s = link.rtt_s
-                host.saw_rtt(link.rtt_s)
+            rtt_s = link.rtt_s  # The shortest so far; the first of all may be very long.
+            if rtt_s is not None and not _close(rtt_s, host.rtt_s or 0.0):
+                host.saw_rtt(rtt_s)
             if host.tick(now):
                 self._placer.pump_node(record)
             self._scale(record, now)
@@ -77,6 +76,11 @@ class Watch:
                 wishes[name] = after.wanted
         if wishes:
             self._tell(record.node_id, {"replicas": wishes})
+
+
+def _close(rtt_s: float, known_s: float) -> bool:
+    """Whether a round trip is known well enough."""
+    return math.isclose(rtt_s, known_s, rel_tol=0.01, abs_tol=1e-5)
 
 
 def _size(total: Resources) -> tuple[object, ...]:

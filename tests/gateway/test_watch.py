@@ -180,3 +180,16 @@ async def test_replicas_follow_the_queue(world: World, autojump_clock: MockClock
         await settle()
     await trio.sleep(8.0)
     assert replicas_wanted(node, "f") == [2, 3, 1]
+
+
+async def test_a_first_round_trip_that_was_long_is_forgotten(world: World) -> None:
+    """What a node pays for a bad start is over once a shorter one was measured, even once."""
+    await world.node("n1", function("f"))
+    record = world.gateway.registry.nodes["n1"]
+    assert record.link is not None
+    for rtt_s in (0.2, 0.001):
+        record.link.connection.rtt_s = rtt_s
+        for second in range(40):
+            world.gateway.watch.tick(trio.current_time() + second)
+
+    assert record.host.rtt_s == pytest.approx(0.001, rel=0.02)
