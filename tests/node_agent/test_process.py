@@ -185,8 +185,8 @@ def test_orphans_are_inherited_and_killed() -> None:
         assert process.become_subreaper()
         # A session of its own: the group of the child does not reach it.
         program = (
-            "import subprocess as s; s.Popen(['sleep', '300'], start_new_session=True); "
-            "s.Popen(['true'], start_new_session=True)"
+            "import os, subprocess as s; a = s.Popen(['sleep', '300'], start_new_session=True); "
+            "b = s.Popen(['true'], start_new_session=True); os._exit(0)"  # It waits for neither.
         )
         child = process.start_child(
             [sys.executable, "-W", "ignore", "-c", program], env=dict(os.environ), cwd="/"
