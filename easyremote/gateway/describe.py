@@ -65,7 +65,9 @@ def _measured(record: NodeRecord, seen: list[Offer]) -> dict[str, Any]:
     return {
         "cpu_free": min(free, default=None),
         "memory_free": record.host.view.memory_free,
-        "usual_ms": {o.name: usual * 1000.0 for o in seen if (usual := o.group.usual_s) is not None},
+        "usual_ms": {
+            o.name: usual * 1000.0 for o in seen if (usual := o.group.usual_s) is not None
+        },
     }
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Tell = Callable[[str, dict[str, Any]], None]
 """Says something to a node, by its id."""
 
+
 class Watch:
     """Everything about the state of nodes that placement goes by."""
 
