@@ -221,9 +221,12 @@ def _mutate_registration(rng: Any, data: bytes) -> bytes:
     head, payload = frames[at][:HEADER_SIZE], frames[at][HEADER_SIZE:]
     try:
         fields = cbor2.loads(payload)
-        fields[0] = mutate_cbor(rng, fields[0])
+        inner = fields[0]
+        if not isinstance(inner, bytes):
+            raise TypeError("no value inside")  # noqa: TRY301 - it is changed as it is, below
+        fields[0] = mutate_cbor(rng, inner)
         payload = cbor2.dumps(fields)
-    except (cbor2.CBORError, ValueError, TypeError, LookupError):
+    except (cbor2.CBORError, ValueError, TypeError, LookupError, OverflowError):
         payload = mutate_cbor(rng, payload)
     frames[at] = len(payload).to_bytes(4, "big") + head[4:] + payload
     return b"".join(frames)
