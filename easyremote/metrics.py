@@ -81,6 +81,8 @@ class GatewayMetrics:
         request_routing_p50: The median of the routing latency, in seconds.
         request_routing_p99: Its 99th percentile, in seconds.
         calls_queued: Calls that wait for a node now.
+        calls_finished: Calls that came to an outcome since the start.
+        calls_failed: Those of them that failed.
         replicas: Replicas of each scaled function that its nodes keep now, by path.
     """
 
@@ -95,6 +97,8 @@ class GatewayMetrics:
     request_routing_p50: float = 0.0
     request_routing_p99: float = 0.0
     calls_queued: int = 0
+    calls_finished: int = 0
+    calls_failed: int = 0
     replicas: dict[str, int] = field(default_factory=dict)
 
 

@@ -130,11 +130,20 @@ def headline(seen: dict[str, Any]) -> str:
     text += f"\nmemory: {_mib(gauges.get('rss_bytes'))}, {_mib(gauges.get('bytes_buffered'))} of "
     text += f"it calls; {gauges.get('open_fds', '?')} descriptors; "
     text += f"{gauges.get('connections', '?')} connections, {gauges.get('streams', '?')} streams"
+    if (rate := gauges.get("calls_per_second")) is not None:
+        text += f"\nlast 10 s: {rate:.1f} calls/s, {gauges.get('error_rate', 0.0):.1%} failed, "
+        text += f"{_ms(gauges.get('response_s'))} each; routing "
+        text += f"{_ms(gauges.get('routing_p50_s'))}, p99 {_ms(gauges.get('routing_p99_s'))}; "
+        text += f"load balance {gauges.get('balance', 1.0):.2f}"
     if awaited := gauges.get("nodes_awaited"):
         text += f"\nit was restarted and waits for {count(awaited, 'node')} to come back"
     if parked := gauges.get("calls_parked"):
         text += f"\n{count(parked, 'call')} without their callers, who are away"
     return text + "\nthe gateway is stopping and takes no new calls" * bool(gauges.get("draining"))
+
+
+def _ms(seconds: float | None) -> str:
+    return "? ms" if seconds is None else f"{seconds * 1000.0:.3g} ms"
 
 
 def _mib(size_bytes: Any) -> str:

@@ -43,7 +43,7 @@ def admit(dispatcher: Dispatcher, session: Session, call: GatewayCall) -> Gatewa
         Refused: It is not taken.
     """
     message = call.message
-    now = call.since = session.link.connection.now
+    now = call.since = call.came_at = session.link.connection.now
     if dispatcher.closing:
         raise Refused(
             ErrorCode.SHUTTING_DOWN, "the gateway is stopping; try again shortly",

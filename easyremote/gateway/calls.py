@@ -211,6 +211,7 @@ class GatewayCall(Relay):
         wanted: Somebody may still ask for the outcome.
         over: It has its outcome and nobody will ask for it again.
         moved_before: Bytes that its caller had taken when that was last looked at.
+        came_at: When it came to this gateway, on trio's clock.
         since: When it came to where it is, on trio's clock: waits, is at a node, runs.
         moved_at: When that number last changed, or nothing waited.
         charge: Its part in quotas and bills, None if it has none.
@@ -240,6 +241,7 @@ class GatewayCall(Relay):
     wanted = True
     over = False
     moved_before = 0
+    came_at = 0.0
     since = 0.0
     moved_at = 0.0
     charge: Charge | None = None

@@ -251,6 +251,10 @@ class Gateway:
 
     # ---- what it looks like --------------------------------------------------------------------
 
+    def uptime_s(self, now: float) -> float:
+        """Return for how long this gateway has run."""
+        return now - self._started_at
+
     def status(self) -> dict[str, Any]:
         """Return the gauges of this gateway."""
         welcomed = [session for session in self.sessions if session.welcomed]
@@ -259,7 +263,7 @@ class Gateway:
         return {
             "gateway_id": self.state.gateway_id,
             "version": self.version,
-            "uptime_s": trio.current_time() - self._started_at,
+            "uptime_s": self.uptime_s(trio.current_time()),
             "port": self.state.port,
             "connections": len(self.sessions),
             "connected_clients": len(welcomed) - len(nodes),

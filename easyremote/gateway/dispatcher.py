@@ -16,6 +16,7 @@ Source. promises.md section 3; decisions.md 7 to 15.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -32,6 +33,7 @@ from .callers import Caller
 from .calls import CallInput, CallState, GatewayCall
 from .gauges import bytes_buffered
 from .limits import GatewayLimits
+from .meter import Meter
 from .parking import Parking
 from .placing import Placer
 from .pool import Pool, SlotGroup
@@ -63,6 +65,7 @@ class Dispatcher:
         leaving: Calls that are over and whose callers have not taken all of the outcome.
         calls_total: Calls that were admitted since the start.
         failures_total: Calls that the gateway itself had to settle.
+        meter: Counts outcomes, and measures how long calls take.
         ignored: Names options that have no effect here in the log.
     """
 
@@ -87,6 +90,7 @@ class Dispatcher:
         self.closing = False
         self.calls_total = 0
         self.failures_total = 0
+        self.meter = Meter()
         self.ignored = IgnoredOptions()
 
     def caller(self, user: str) -> Caller:
@@ -121,10 +125,11 @@ class Dispatcher:
         Raises:
             CodecError: It is no call; the link must end.
         """
+        came = perf_counter() if self.meter.wants_routing() else 0.0
         message = decode(Call, payload)
         call = GatewayCall(self, message, up, more, end)
         try:
-            return admit(self, session, call)
+            taken = admit(self, session, call)
         except Refused as refused:
             events.call_refused(session, call, refused)
             call.step(CallInput.REJECT)
@@ -133,6 +138,9 @@ class Dispatcher:
                 refused.retry_after_s, refused.detail,
             )  # fmt: skip
             return call
+        if came and call.state is CallState.DISPATCHED:  # What waits is not being routed.
+            self.meter.routing_s.append(perf_counter() - came)
+        return taken
 
     def put(self, call: GatewayCall, pool: Pool) -> None:
         """Place a call; first see to its quota and bill, if it has any.
@@ -172,6 +180,9 @@ class Dispatcher:
         if call.charge is not None:
             call.charge.ended(kind, payload, trio.current_time())
         call.step(CallInput.OUTCOME)
+        assert call.down is not None
+        now = call.down.link.connection.now
+        self.meter.finished(now, now - call.came_at, failed=kind != Kind.RESULT)
         return False
 
     def _learn(self, call: GatewayCall, group: SlotGroup, seconds: float) -> None:
@@ -339,6 +350,8 @@ class Dispatcher:
             call.charge.decided(code, may_have_run=may_have_run)
         self._waits_no_more(call.step(what), call)
         self.failures_total += 1
+        now = trio.current_time()
+        self.meter.finished(now, now - call.came_at, failed=True)
         events.call_settled(call, code, reason, may_have_run=may_have_run)
         failure = Failure(int(code), reason, may_have_run, retry_after_s, detail or {})
         broken = call.down_mid

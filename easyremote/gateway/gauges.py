@@ -16,6 +16,10 @@ back to where they were. The names are part of the interface: programs and tests
     trio_tasks, threads, open_fds, rss_bytes, cpu_s     of the process
     accounts_open      calls that are accounted for and not over
     calls_billed, seconds_billed, revenue      sums of all usage records, by currency
+    calls_per_second, error_rate, response_s      outcomes of the last ten seconds
+    routing_s, routing_p50_s, routing_p99_s      from a call's arrival to its frame for the node
+    balance      how evenly nodes are loaded: 1 is even (Jain's index)
+    functions_active      functions that could be called now
     uptime_s, incarnation, nodes_awaited, draining      of this start
 
 Rules of this file. 1) Reading costs no more than a look at each call. What the system must be
@@ -31,6 +35,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import trio
+
+from .measures import measured_gauges
 
 if TYPE_CHECKING:
     from .core import Gateway
@@ -90,5 +97,6 @@ def gauges(gateway: Gateway) -> dict[str, Any]:
         "incarnation": gateway.state.incarnation,
         "accounts_open": gateway.accounts.open,
         **gateway.accounts.sums(),
+        **measured_gauges(gateway, trio.current_time()),
         **_process.gauges(),
     }

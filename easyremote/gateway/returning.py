@@ -400,7 +400,7 @@ class Returning:
             return None
         else:
             call = GatewayCall(dispatcher, message, None, more=False, end=True)
-            call.principal, call.caller = principal, caller
+            call.principal, call.caller, call.came_at = principal, caller, now
             caller.calls[one.call_id] = call
             dispatcher.calls_total += 1
             dispatcher.parking.away(call, now)

@@ -24,11 +24,13 @@ import trio
 from ..errors import EasyRemoteError
 from ..facts import FunctionInfo, NodeInfo, ScoreWeights, TLSConfig
 from ..log import Log, configure
+from ..metrics import GatewayMetrics
 from ..rerun import inert
 from ..tuning import tune_for_relaying
 from . import describe
 from .core import Gateway
 from .limits import GatewayLimits
+from .measures import measure
 from .running import Options, Running
 from .token_admin import TokenAdmin
 
@@ -205,6 +207,10 @@ class Server:
     def status(self) -> dict[str, Any]:
         """Return the gauges of the gateway, as `easyremote status` shows them."""
         return self._ask(lambda gateway: gateway.status())
+
+    def metrics(self) -> GatewayMetrics:
+        """Return what the gateway measures of itself: nodes, rates, times, how even the load is."""
+        return self._ask(lambda gateway: measure(gateway, trio.current_time()))
 
     def _folder(self) -> Path:
         running = self._running

@@ -124,6 +124,19 @@ def test_the_headline_tells_of_what_is_out_of_the_ordinary() -> None:
     assert "1 call without their callers" in busy
 
 
+def test_the_headline_shows_rates_where_the_gateway_measures_them() -> None:
+    """The numbers of `server.metrics()` stand in one line; an older gateway has no such line."""
+    rates = {
+        "calls_per_second": 12.0, "error_rate": 0.25, "response_s": 0.5, "balance": 0.875,
+        "routing_p50_s": 0.00025, "routing_p99_s": 0.001,
+    }  # fmt: skip
+    text = headline({**SEEN, "gateway": {**SEEN["gateway"], **rates}})
+
+    assert "12.0 calls/s, 25.0% failed, 500 ms each; routing 0.25 ms, p99 1 ms;" in text
+    assert "load balance 0.88" in text
+    assert "calls/s" not in headline(SEEN)
+
+
 TOLD: dict[str, Any] = {
     "function": "train", "phase": "queued",
     "sentences": ["It waits at the gateway.", "gpu-01 is busy.\x1b[2J"],
