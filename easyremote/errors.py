@@ -69,11 +69,13 @@ class QuotaExceededError(EasyRemoteError):
     """A quota is used up.
 
     Attributes:
-        resets_at: Epoch seconds at which the quota is full again.
+        resets_at: Epoch seconds at which there is some of it again.
+        remaining: What is left until then.
     """
 
     code = ErrorCode.QUOTA
     resets_at: float = 0.0
+    remaining: float = 0.0
 
 
 class OverloadedError(EasyRemoteError):
@@ -235,7 +237,7 @@ _BY_NAME: dict[str, type[EasyRemoteError]] = {
 }
 """Classes that share a code; the wire names them in `detail["class"]`."""
 
-_DETAIL_FIELDS = ("resets_at", "exit_code", "signal")
+_DETAIL_FIELDS = ("resets_at", "remaining", "exit_code", "signal")
 
 
 def from_wire(

@@ -53,6 +53,10 @@ class Accounting:
             Refused: Nothing is left of its quota, or too much waits already.
         """
         placer, caller = self._dispatcher.placer, call.caller
+        terms = self._terms_of(pool)
+        if not terms:  # Its nodes have dropped them.
+            placer.place(call, pool)
+            return
         limits = self._dispatcher.limits
         full = len(self.writing) + placer.queued >= limits.queued_max
         if full or caller.queued >= limits.queued_user_max or caller.buffers.is_full:
@@ -66,7 +70,7 @@ class Accounting:
 
         now = trio.current_time()
         facts = facts_of(call, sub_account(call, pool))
-        charge = self.accounts.admit(facts, self._terms_of(pool), now, ready)
+        charge = self.accounts.admit(facts, terms, now, ready)
         call.charge = charge
         if charge.durable:
             try:

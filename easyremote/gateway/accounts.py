@@ -287,12 +287,8 @@ class Accounts:
 
     def overdrawn(self, now: float) -> list[CallFacts]:
         """Return the running calls whose hard quota has nothing left: they must be stopped."""
-        return [
-            charge.facts
-            for balance in self._balances.values()
-            for charge in balance.running
-            if charge.outcome is None and charge.seconds_allowed(now) == 0.0
-        ]
+        wall = self.wall()
+        return [facts for one in self._balances.values() for facts in one.overdrawn(wall, now)]
 
     def keep_house(self, now: float) -> None:
         """Give up what cannot come back, and forget what nobody needs. Asked once a second."""

@@ -93,6 +93,22 @@ class Balance:
             for charge in self.running
         )
 
+    def overdrawn(self, wall: float, now: float) -> list[CallFacts]:
+        """Return the calls that run beyond a hard quota of theirs."""
+        if not self.running:
+            return []
+        gone = {
+            quota
+            for quota, tally in self.tallies.items()
+            if quota.mode == "hard"
+            and not tally.seconds_left(wall, self.running_s(tally, wall, now))
+        }
+        return [
+            charge.facts
+            for charge in self.running
+            if gone and charge.outcome is None and not gone.isdisjoint(charge.quotas_of(self))
+        ]
+
     def refusal(self, quota: Quota, wall: float, now: float) -> Refused | None:
         """Return why nothing is left of a quota, None if something is."""
         tally = self.tallies[quota]
@@ -184,6 +200,10 @@ class Charge:
         since = self.started_at if self.started_at is not None else self.given_at
         assert since is not None
         return since
+
+    def quotas_of(self, balance: Balance) -> list[Quota]:
+        """Return the quotas that hold for it in one of its balances."""
+        return [quota for one, quotas in self.parts if one is balance for quota in quotas]
 
     def let_go(self) -> None:
         """All of it is on the disk, or nothing ever will be."""
