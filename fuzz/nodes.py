@@ -29,9 +29,13 @@ from easyremote.gateway.records import (
 )
 from easyremote.gateway.registration import RegistrationHandler
 from easyremote.gateway.registry import Registry
+from easyremote.gateway.sample import GPUS, REPLICAS
+from easyremote.gateway.watch import Watch
 from easyremote.identity.role import KIND_OF_ROLE, Principal, Role, Scopes
 from easyremote.log import JsonFormatter, LineFormatter, mask
 from easyremote.scheduler.capability import TooMuch, lacks, matches, read_wishes
+from easyremote.scheduler.host import Host, Place
+from easyremote.scheduler.model import Needs, Rejection
 from easyremote.values import plain
 from easyremote.wire import message as ms
 from easyremote.wire.cbor import decode_frame, encode_frame
@@ -89,6 +93,7 @@ class Link(Bystander):
     rtt_s = 0.001
     streams_available = 0
     streams_open = 1
+    connection = SimpleNamespace(now=1.0, heard_at=1.0, settings=SimpleNamespace(lease_s=15.0))
 
 
 class _Stream:
@@ -112,10 +117,18 @@ class _Stream:
         """The work is gone."""
 
 
-_GATEWAY_PARTS = {
-    "limits": SimpleNamespace(link=SimpleNamespace(lease_s=15.0)),
-    "dispatcher": Bystander(),
-}
+def _gateway(registry: Registry) -> Any:
+    """Return as much of a gateway as a registration stream knows."""
+    return SimpleNamespace(
+        registry=registry,
+        limits=SimpleNamespace(link=SimpleNamespace(lease_s=15.0)),
+        dispatcher=Bystander(),
+        audited=Bystander(),
+        accounts=SimpleNamespace(earned=lambda _: None),
+        watch=Watch(registry, cast("Any", Bystander()), lambda *_: None),
+    )
+
+
 NODE = Principal("owner", Role.NODE, "t" * 10, node_id="n1", enrolment=1)
 _READER = Principal("reader", Role.GUEST, "r" * 10)
 
@@ -125,7 +138,7 @@ def registrations(data: bytes) -> Feature:
     registry = Registry()
     record = registry.connect("n1", NODE, cast("Any", Link()), 1, cast("Any", None))
     assert record is not None
-    gateway = cast("Any", SimpleNamespace(registry=registry, **_GATEWAY_PARTS))
+    gateway = _gateway(registry)
     stream = cast("Any", _Stream())
     handler: RegistrationHandler | None = None
     try:
@@ -240,7 +253,7 @@ def telemetry(data: bytes) -> Feature:
     registry = Registry()
     record = registry.connect("n1", NODE, cast("Any", Link()), 1, cast("Any", None))
     assert record is not None
-    gateway = cast("Any", SimpleNamespace(registry=registry, **_GATEWAY_PARTS))
+    gateway = _gateway(registry)
     stream = cast("Any", _Stream())
     handler = RegistrationHandler(gateway, record, stream, _REGISTERED, more=False)
     try:
@@ -250,18 +263,49 @@ def telemetry(data: bytes) -> Feature:
     assert len(record.sample) <= 64
     for key, value in record.sample.items():
         assert type(key) is str and len(key) <= 64
-        assert type(value) in (int, float) and math.isfinite(value)
+        if key == GPUS:
+            assert all(math.isfinite(number or 0.0) for one in value for number in one.values())
+        elif key == REPLICAS:
+            assert all(type(number) is int for number in value.values())
+        else:
+            assert type(value) in (int, float) and math.isfinite(value)
+    _look_at_host(record.host)
     plain.encode(describe.nodes(registry, _READER))
     return len(record.sample)
+
+
+def _look_at_host(host: Host) -> None:
+    """What is believed of a node can be compared with what is believed of others."""
+    view = host.view
+    for share in (view.cpu_used, view.memory_free, view.gpu_used):
+        assert share is None or 0.0 <= share <= 1.0
+    place = Place(host, "g", 1)
+    assert math.isfinite(place.value)
+    assert all(0.0 <= one <= 1.0 for one in place.scores()[:4])
+    fits = host.ledger.fits(Needs(cpus=1.0, memory_bytes=1, gpus=1.0, gpu_memory_bytes=1))
+    assert type(fits) in (tuple, Rejection)
 
 
 _REGISTERED = ms.encode(ms.Register(plain.encode({}), []))
 
 
+_GPU_SAMPLE: dict[str, Any] = {
+    "full": True, "cpu_percent": 50.0, "cpu_count": 8, "memory_total_bytes": 1 << 35,
+    "memory_available_bytes": 1 << 34, "memory_own_bytes": 1 << 30, "replicas": {"f": 2},
+    "gpus": [
+        {
+            "index": 0, "memory_total_bytes": 24 << 30, "memory_free_bytes": 20 << 30,
+            "memory_foreign_bytes": None, "utilisation": 0.5, "temperature_c": 60, "processes": 1,
+        }
+    ],
+}  # fmt: skip
+
+
 def _telemetry_seeds() -> list[bytes]:
     samples: list[dict[str, Any]] = [
         {"cpu_percent": 12.5, "memory_free_bytes": 1 << 33, "gpu0_percent": 0, "load": 1.5},
-        {f"k{n}": n for n in range(80)}, {}, {"nan": math.nan, "inf": math.inf, "text": "x"},
+        _GPU_SAMPLE, {f"k{n}": n for n in range(80)}, {},
+        {"nan": math.nan, "inf": math.inf, "text": "x"},
     ]  # fmt: skip
     return [ms.encode(ms.Telemetry(sample)) for sample in samples]
 
