@@ -187,10 +187,11 @@ class Dispatcher:
 
     def _learn(self, call: GatewayCall, group: SlotGroup, seconds: float) -> None:
         """See how long a body took, as its node says, and whether that can be."""
-        group.learn(seconds)
         now = trio.current_time()
-        took_s = now - call.since if call.state is CallState.STARTED else 0.0
-        group.host.succeeded(now, took_s, seconds)
+        if call.state is CallState.STARTED:
+            group.answered(now, seconds, now - call.since)
+        else:  # Its node did not say when it began, as it need not of a short body.
+            group.answered(now, seconds, now - call.charged_at, call.behind)
 
     def _given_back(self, call: GatewayCall, payload: bytes) -> bool:
         """Place a call again that its node refused before it began; False if that cannot be."""

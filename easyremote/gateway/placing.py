@@ -179,6 +179,8 @@ class Placer:
         assert pool is not None
         call.buffers.add(-call.body_bytes, -call.body_bytes)
         pool.queue.leave(call)
+        if self.kept:
+            self.kept = {record: one for record, one in self.kept.items() if one is not call}
         self.queued -= 1
         call.caller.queued -= 1
         if not pool.queue.waiting:
@@ -249,6 +251,7 @@ class Placer:
         record, group = offer.record, offer.group
         self.uses += 1
         group.take(self.uses)
+        call.behind = max(0, group.busy - group.slots)
         if call.children:
             group.release()
         record.running[call.message.call_id] = call
