@@ -57,14 +57,16 @@ def node_info(
 
 
 def _measured(record: NodeRecord, seen: list[Offer]) -> dict[str, Any]:
-    """Say what the scores of a node are made of: shares that are free, and usual times of bodies.
+    """Say what the scores of a node are made of: shares that are free, and usual times.
 
     Processors that calls will need since the last sample are not free, where they have the least.
     """
+    usual_s = record.host.rtt_s
     free = [share for group in record.groups.values() if (share := group.cpu_free) is not None]
     return {
         "cpu_free": min(free, default=None),
         "memory_free": record.host.view.memory_free,
+        "usual_rtt_ms": None if usual_s is None else usual_s * 1000.0,
         "usual_ms": {
             o.name: usual * 1000.0 for o in seen if (usual := o.group.usual_s) is not None
         },
