@@ -1092,7 +1092,7 @@ async def test_a_detached_call_that_is_given_up_holds_its_credit_to_the_end(
     call_id = new_id()
     for _ in range(3):
         probe = client.call("f", call_id=call_id, flags=FLAG_DETACHED)
-        await probe.until(lambda probe=probe: probe.accepted)
+        await probe.until(partial(getattr, probe, "accepted"))
         assert probe.stream is not None
         probe.stream.reset(ErrorCode.CANCELLED, "later")
         await trio.testing.wait_all_tasks_blocked()

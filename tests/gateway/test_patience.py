@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from easyremote.gateway.queue import CallQueue
 from trio.testing import MockClock
 
 from easyremote.gateway.calls import CallState, GatewayCall
 from easyremote.loss import STREAMS_PER_TURN
+from easyremote.scheduler.pending import PendingQueue
 from easyremote.wire.errors import ErrorCode
 from easyremote.wire.message import Failure, Result
 
@@ -184,13 +184,13 @@ async def test_the_loss_of_a_node_does_not_search_the_queue_for_each_of_its_call
         waiting = world.gateway.dispatcher.placer.queued
         assert waiting
         taken: list[GatewayCall] = []
-        leave = CallQueue.leave
+        leave = PendingQueue.leave
 
-        def counted(queue: CallQueue, call: GatewayCall) -> None:
+        def counted(queue: PendingQueue[GatewayCall], call: GatewayCall) -> None:
             taken.append(call)
             leave(queue, call)
 
-        monkeypatch.setattr(CallQueue, "leave", counted)
+        monkeypatch.setattr(PendingQueue, "leave", counted)
         await node.cut()
         assert world.gateway.dispatcher.placer.queued >= waiting
         assert not taken
