@@ -101,6 +101,7 @@ class Accounts:
         self._return_until = now + RETURN_S
         self._tidy_at = now + TIDY_EVERY_S
         self._changed: set[str] = set()
+        self._unwritten: list[Charge] = []
         self.open = 0
         self.revenue = totals(store.reader, "node_id")
 
@@ -238,10 +239,16 @@ class Accounts:
         if charge.durable:
             self._write_closed(charge)
 
-    def _write_closed(self, charge: Charge) -> None:
+    def _write_closed(self, charge: Charge, *, again: bool = False) -> None:
+        """Write the end of a call down; if the disk cannot now, it is tried once a second."""
+
         def written(_: object, error: BaseException | None) -> None:
-            charge.let_go()
-            _said(_, error)
+            if error is None:
+                charge.let_go()
+                return
+            self._unwritten.append(charge)
+            if not again:
+                _said(_, error)
 
         assert charge.closing is not None
         self._store.submit(written, close_usage, *charge.closing)
@@ -293,6 +300,9 @@ class Accounts:
     def keep_house(self, now: float) -> None:
         """Give up what cannot come back, and forget what nobody needs. Asked once a second."""
         wall = self.wall()
+        unwritten, self._unwritten = self._unwritten, []
+        for charge in unwritten:
+            self._write_closed(charge, again=True)
         if self._returning and now >= self._return_until:
             lost, self._returning = list(self._returning), {}
             _log.warning("calls from before the restart have no known end", calls=len(lost))

@@ -530,6 +530,37 @@ async def test_a_disk_that_fails_refuses_the_call_and_counts_nothing(
     assert await left(client) == [2]
 
 
+async def test_the_end_of_a_call_is_written_down_when_the_disk_can_again(
+    world: World, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full for a while when a call ends costs nobody a bill, or a user his time."""
+    node, client = await world.node("n1", {**priced(), "quota": "1_hours_daily"}), await world.client()
+    call, store = client.call("f"), world.gateway.store
+    given = await node.wait_given()
+    await trio.sleep(2.0)
+    refused: list[Any] = []
+
+    def full(then: Any, *args: Any) -> None:
+        refused.append(args)
+        then(None, StoreError("the disk is full"))
+
+    monkeypatch.setattr(store, "submit", full)
+    given.answer()
+    await call.outcome()
+    await trio.sleep(3.0)
+    assert [one[0] for one in rows(world)] == ["open"]
+    assert len(refused) >= 3
+    monkeypatch.undo()
+    await trio.sleep(2.0)
+
+    ((outcome, *_),) = rows(world)
+    assert outcome == "ok"
+    assert sum(one.price_nano for one in totals(store.reader).values()) == sum(
+        one.price_nano for one in world.gateway.accounts.revenue.values()
+    )
+    assert [balance.charges for balance in world.gateway.accounts._balances.values()] == [0]
+
+
 async def test_a_call_id_is_counted_once_whoever_made_it_up(
     world: World, autojump_clock: Any
 ) -> None:
