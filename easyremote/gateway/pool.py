@@ -30,6 +30,7 @@ from ..scheduler.scaling import Replicas, Scaling, read_scaling
 from .demands import Demand
 from .grants import NodeGrants
 from .offer import FunctionEntry
+from .strategies import for_pool
 
 if TYPE_CHECKING:
     from ..link import Link
@@ -114,6 +115,7 @@ class NodeRecord:
         grants: Makes the grants of this boot.
         running: Calls given to it that it has not done with, by call id.
         replicas: How many replicas are wanted of functions that scale, by name.
+        surplus: Of those that have more: their last use, and since when that is known.
         since: When it connected, in UTC.
         last_seen: When it was connected last, on trio's clock.
         online: The disk says that it may hold calls.
@@ -135,6 +137,7 @@ class NodeRecord:
         self.facts: dict[str, Any] = {}
         self.sample: dict[str, Any] = {}
         self.replicas: dict[str, Replicas] = {}
+        self.surplus: dict[str, tuple[int, float]] = {}
         self.paused = False
         self.draining = False
         self.since = datetime.now(UTC)
@@ -214,7 +217,7 @@ class Pool:
         self.kind = kind
         self.places: dict[Place, Offer] = {}
         self.ranked = Places(
-            cluster.fleet, kind.policy or cluster.policy,
+            cluster.fleet, for_pool(kind.policy or cluster.policy, self),
             capability=self._liking if kind.prefers else None, lots=cluster.lots,
         )  # fmt: skip
         self.queue: PendingQueue[GatewayCall] = PendingQueue(cluster.shares, cluster.queued_max)

@@ -100,6 +100,7 @@ class Registry:
         record.paused = record.draining = False
         record.host.restarted()
         record.replicas.clear()
+        record.surplus.clear()
         return record
 
     def announce(self, record: NodeRecord, offer: NodeOffer, *, whole: bool) -> list[Pool]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..scheduler.scaling import Load, Replicas, Scaling, step
+from .sample import REPLICAS
 
 if TYPE_CHECKING:
     from ..scheduler.model import Resources
@@ -73,10 +74,31 @@ class Watch:
                 continue
             before = record.replicas.get(name) or Replicas(scaling.min)
             after = record.replicas[name] = step(scaling, before, _load(offer, scaling), now)
-            if after.wanted != before.wanted:
+            if after.wanted != before.wanted or _too_many(record, offer, scaling, after, now):
                 wishes[name] = after.wanted
         if wishes:
             self._tell(record.node_id, {"replicas": wishes})
+
+
+def _too_many(
+    record: NodeRecord, offer: Offer, scaling: Scaling, state: Replicas, now: float
+) -> bool:
+    """Return whether more replicas than wanted were idle for long.
+
+    A node starts one by itself for a call that comes when there is none.
+    """
+    there = record.sample.get(REPLICAS, {}).get(offer.name, 0)
+    if there <= state.wanted or offer.group.busy:
+        record.surplus.pop(offer.name, None)
+        return False
+    used, since = record.surplus.get(offer.name, (0, now))
+    if used != offer.group.used:
+        since = now
+    elif now - since >= scaling.idle_s:
+        del record.surplus[offer.name]
+        return True
+    record.surplus[offer.name] = offer.group.used, since
+    return False
 
 
 def _close(rtt_s: float, known_s: float) -> bool:

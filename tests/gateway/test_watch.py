@@ -9,6 +9,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from easyremote.gateway.placing import PASS_S
 from easyremote.values import plain
 from easyremote.wire.errors import ErrorCode
 from easyremote.wire.message import Failure, Result, Telemetry, Update
@@ -182,6 +183,28 @@ async def test_replicas_follow_the_queue(world: World, autojump_clock: MockClock
     assert replicas_wanted(node, "f") == [2, 3, 1]
 
 
+async def test_a_replica_that_nobody_asked_for_is_given_up(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A node that started a replica for one short call is told so when it has been idle."""
+    bounds = {"min": 0, "max": 3, "target_queue": 1, "idle_s": 5}
+    node = await world.node("n1", function("f", slots=1, group="fn:f", scaling=bounds))
+    client = await world.client()
+    for _ in range(3):
+        call = client.call("f")
+        (await node.wait_given(len(node.given) + 1)).answer()
+        await call.outcome()
+        say(node, {"replicas": {"f": 1}})
+        await trio.sleep(3.5)
+        assert replicas_wanted(node, "f") == []
+    await trio.sleep(4.0)
+    assert replicas_wanted(node, "f") == [0]
+    say(node, {"replicas": {"f": 0}})
+    await trio.sleep(10.0)
+
+    assert replicas_wanted(node, "f") == [0]
+
+
 async def test_a_first_round_trip_that_was_long_is_forgotten(world: World) -> None:
     """What a node pays for a bad start is over once a shorter one was measured, even once."""
     await world.node("n1", function("f"))
@@ -193,3 +216,30 @@ async def test_a_first_round_trip_that_was_long_is_forgotten(world: World) -> No
             world.gateway.watch.tick(trio.current_time() + second)
 
     assert record.host.rtt_s == pytest.approx(0.001, rel=0.02)
+
+
+async def test_a_node_is_not_kept_for_a_call_that_is_gone(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A call for which a node was kept and that is cancelled is forgotten at once."""
+    needs = {"resources": {"license": 1}}
+    node = await world.node(
+        "n1", function("f", slots=4, requirements=needs),
+        capabilities={"resources": {"license": 2}},
+    )  # fmt: skip
+    client = await world.client()
+    first = client.call("f")
+    large = client.call("f", options={"resources": {"license": 2}})
+    await large.until(lambda: large.accepted)
+    await trio.sleep(PASS_S + 1.0)
+    say(node, sample())
+    await settle()
+    placer = world.gateway.dispatcher.placer
+    assert len(placer.kept) == 1
+    assert large.stream is not None
+    large.stream.cancel(1, 1000)
+    await large.outcome()
+
+    assert placer.kept == {}
+    node.given[0].answer()
+    await first.outcome()
