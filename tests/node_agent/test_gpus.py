@@ -76,6 +76,41 @@ async def test_two_calls_run_at_once_on_different_devices(gateway: Gateway, on_g
     await in_thread(script.wait_gone)
 
 
+async def test_what_fits_no_device_now_waits(gateway: Gateway, on_gpus: Any) -> None:
+    """Of three calls of 16 GB on two devices of 24 GB two run at once, whatever the slots."""
+    script = on_gpus("""
+        from easyremote import context
+
+        @node.register(resource_requirements={"gpu_memory": "16GB"}, max_concurrency=3)
+        def fill(name):
+            open(name, "w").close()
+            while not os.path.exists("go " + name):
+                time.sleep(0.01)
+            return list(context().gpu_ids)
+
+        node.serve()
+    """)
+
+    def begun() -> list[str]:
+        return [name for name in "abc" if (script.folder / name).exists()]
+
+    async with open_caller(gateway.address) as caller:
+        await caller.wait_for("fill", script.node_id)
+        calls = {name: caller.start("fill", name) for name in "abc"}
+        await in_thread(wait_until, lambda: len(begun()) == 2)
+        first, second = begun()
+        await trio.sleep(0.5)
+        assert begun() == [first, second]
+        (third,) = set("abc") - {first, second}
+        (script.folder / f"go {first}").touch()
+        device = await calls[first].result()
+        (script.folder / f"go {third}").touch()
+        assert await calls[third].result() == device
+        (script.folder / f"go {second}").touch()
+
+        assert sorted([device, await calls[second].result()]) == [[0], [1]]
+
+
 async def test_a_function_without_gpus_stays_in_the_script(gateway: Gateway, on_gpus: Any) -> None:
     """It sees what its owner made visible, also between calls that have devices."""
     script = on_gpus()
