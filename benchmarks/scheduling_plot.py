@@ -21,12 +21,13 @@ def plot(results: Sequence[Result], path: Path) -> None:
     mpl.use("Agg")
     # The same picture for the same results, and no time in it.
     mpl.rcParams["svg.hashsalt"] = "scheduling"
+    mpl.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
     policies = list(dict.fromkeys(one.policy for one in results))
     scenarios = list(dict.fromkeys(one.scenario for one in results if one.scenario != "loads"))
     loads = [one for one in results if one.scenario == "loads"]
-    figure, axes = pyplot.subplots(1, 1 + bool(loads), figsize=(12, 4.5), squeeze=False)
+    figure, axes = pyplot.subplots(1, 1 + bool(loads), figsize=(12, 5), squeeze=False)
     width = 0.8 / len(policies)
     for number, policy in enumerate(policies):
         style = {"color": _COLOURS.get(policy, pyplot.cm.tab20c(number)), "label": policy}
@@ -44,7 +45,8 @@ def plot(results: Sequence[Result], path: Path) -> None:
         one.set_ylabel("p99 slowdown")
     if loads:
         axes[0][1].set_xlabel("load, in the scenario `bursts`")
-    axes[0][0].legend(fontsize=7)
-    figure.tight_layout()
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=5, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0.0, 0.1, 1.0, 1.0))
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)
