@@ -179,8 +179,9 @@ def test_no_call_starts_after_the_seconds_are_used_up(running: Cluster) -> None:
     errors = outcomes([client.submit("timed", 0.4) for _ in range(8)])
     later = outcomes([client.submit("timed", 0.0)])
 
-    assert (errors.count(None), refusals(errors), marks(running, "timed")) == (3, 5, 3)
-    assert refusals(later) == 1
+    ran = marks(running, "timed")
+    assert 2 <= ran <= 3  # On a slow machine two of them may take the second together.
+    assert (errors.count(None), refusals(errors), refusals(later)) == (ran, 8 - ran, 1)
 
 
 def test_a_hard_quota_cuts_running_calls_off(running: Cluster) -> None:
@@ -224,6 +225,12 @@ def records(running: Cluster, *words: str) -> list[dict[str, Any]]:
     return found
 
 
+def gauges(running: Cluster) -> dict[str, Any]:
+    """Return the gauges of the gateway as the command line prints them."""
+    found: dict[str, Any] = json.loads(running.cli("status", "--json").stdout)["gateway"]
+    return found
+
+
 def test_the_sum_of_the_records_is_the_metric_and_all_views_agree(running: Cluster) -> None:
     """Each billed call has one record; Python, the command line, CSV and gauges say the same."""
     client = easyremote.connect(running.address)
@@ -248,11 +255,11 @@ def test_the_sum_of_the_records_is_the_metric_and_all_views_agree(running: Clust
     rows = list(csv.DictReader(io.StringIO(running.cli("usage", "--csv").stdout)))
     nano = sum(one["cost_nano"] for one in listed)
     assert sum(int(row["cost_nano"]) for row in rows) == nano
-    status = json.loads(running.cli("status", "--json").stdout)["gateway"]
+    wait_until(lambda: gauges(running)["accounts_open"] == 0, "calls are still open")
+    status = gauges(running)
     assert status["calls_billed"] == len(usage)
     assert status["revenue"] == {"EUR": nano / 1e9}
     assert status["seconds_billed"] == pytest.approx(sum(one.seconds for one in usage))
-    assert status["accounts_open"] == 0
     wait_until(lambda: client.execute("earned") == nano / 1e9, "the node was not told")
     assert client.usage("1h") == usage
     assert records(running, "--since", "2000-01-01", "--all") == listed
@@ -275,8 +282,7 @@ def test_records_survive_a_kill_and_the_audit_is_whole(running: Cluster) -> None
     client = easyremote.connect(running.address)
 
     assert client.usage() == before
-    status = json.loads(running.cli("status", "--json").stdout)["gateway"]
-    assert status["calls_billed"] == len(before)
+    assert gauges(running)["calls_billed"] == len(before)
     assert "the audit is whole" in running.cli("audit", "verify").stdout
     entries = json.loads(running.cli("audit", "list", "--json").stdout)
     assert "node_enrolled" in {one["event"] for one in entries}
