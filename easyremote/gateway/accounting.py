@@ -86,6 +86,14 @@ class Accounting:
         caller.queued += 1
         call.buffers.add(call.body_bytes, call.body_bytes)
 
+    def put_late(self, call: GatewayCall, pool: Pool) -> None:
+        """Write a call down that has waited, for now there is a place whose function has terms."""
+        call.step(CallInput.HOLD)
+        try:
+            self.put(call, pool)
+        except Refused as refused:
+            self._dispatcher.lose_held(call, refused)
+
     def _terms_of(self, pool: Pool) -> tuple[Owned, ...]:
         """Return the terms of all places of a pool, each once, with the owner who set them."""
         registry = self._dispatcher.registry

@@ -127,6 +127,7 @@ TRANSITIONS: dict[tuple[CallState, CallInput], CallState] = {
     (_S.HELD, _I.LOSE): _S.SETTLED,
     (_S.HELD, _I.REJECT): _S.SETTLED,
     (_S.QUEUED, _I.DISPATCH): _S.DISPATCHED,
+    (_S.QUEUED, _I.HOLD): _S.HELD,
     (_S.QUEUED, _I.CANCEL): _S.SETTLED,
     (_S.QUEUED, _I.EXPIRE): _S.SETTLED,
     (_S.QUEUED, _I.LOSE): _S.SETTLED,

@@ -82,7 +82,7 @@ class Dispatcher:
         self.accounting = Accounting(self, accounts)
         self.placer = Placer(
             limits, self.buffers, self._expire, self._refuse_waiting, self.accounting.released,
-            registry.cluster.shares,
+            self.accounting.put_late, registry.cluster.shares,
         )  # fmt: skip
         self.returning = Returning(self, recovery, principal_of)
         self.callers: dict[str, Caller] = {}

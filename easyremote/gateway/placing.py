@@ -69,6 +69,7 @@ class Placer:
         expire: Callable[[GatewayCall], None],
         refuse: Callable[[GatewayCall, Refused], None],
         released: Callable[[GatewayCall], None],
+        count: Callable[[GatewayCall, Pool], None],
         shares: Shares,
     ) -> None:
         """Begin without calls.
@@ -79,8 +80,10 @@ class Placer:
             expire: Settles a waiting call whose deadline has passed.
             refuse: Settles a waiting call that no node can be given.
             released: Is told when no node has a call with a quota or a price any more.
+            count: Writes a call down that waited before there was a quota or a price for it.
             shares: What each user has used.
         """
+        self.count = count
         self.released = released
         self.expire = expire
         self.refuse = refuse
@@ -195,7 +198,10 @@ class Placer:
         if link is None or link.streams_available <= 0:
             return False
         deadline = call.deadline
-        if (charge := call.charge) is not None:
+        if (charge := call.charge) is None:
+            if offer.entry.terms is not None:
+                return False  # It must be written down first.
+        else:
             if charge.strict and offer.group.busy >= offer.group.slots:
                 return False  # Held ahead of a free slot, it would start nobody knows when.
             deadline = charge.cut(deadline, now)
@@ -340,6 +346,9 @@ class Placer:
                 passed.add(pool)
                 continue
             self.leave(call)
+            if call.charge is None and pool.places[group].entry.terms is not None:
+                self.count(call, pool)  # It came before this place, or before its terms.
+                continue
             if not self._dispatch(call, pool, pool.places[group], now):
                 self._enqueue(call, pool, now)
                 return

@@ -534,7 +534,8 @@ async def test_the_end_of_a_call_is_written_down_when_the_disk_can_again(
     world: World, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that is full for a while when a call ends costs nobody a bill, or a user his time."""
-    node, client = await world.node("n1", {**priced(), "quota": "1_hours_daily"}), await world.client()
+    node = await world.node("n1", {**priced(), "quota": "1_hours_daily"})
+    client = await world.client()
     call, store = client.call("f"), world.gateway.store
     given = await node.wait_given()
     await trio.sleep(2.0)
@@ -559,6 +560,31 @@ async def test_the_end_of_a_call_is_written_down_when_the_disk_can_again(
         one.price_nano for one in world.gateway.accounts.revenue.values()
     )
     assert [balance.charges for balance in world.gateway.accounts._balances.values()] == [0]
+
+
+async def test_calls_that_come_while_their_node_comes_back_are_counted(
+    world: World, autojump_clock: Any
+) -> None:
+    """A call that waits for its node, which is connected and has not said what it offers, is not
+    past the quota when it has."""
+    before, client = await world.node("n1", limited(slots=2)), await world.client()
+    call = client.call("f")
+    (await before.wait_given()).answer()
+    await call.outcome()
+    before.link.close(ErrorCode.NO_ERROR, "restart")
+    await settle()
+    node = await world.node("n1")
+    first, second = client.call("f"), client.call("f")
+    await settle()
+    assert (first.messages, second.messages, node.given) == ([], [], [])
+    await node.register(limited(slots=2))
+    (await node.wait_given()).answer()
+
+    assert isinstance(await first.outcome(), Result)
+    refused = await second.outcome()
+    assert (refused.code, refused.maybe_executed) == (ErrorCode.QUOTA, False)
+    assert len(node.given) == 1
+    assert [one[0] for one in rows(world)] == ["ok", "ok"]
 
 
 async def test_a_call_id_is_counted_once_whoever_made_it_up(
