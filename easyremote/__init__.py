@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         TaskTimeoutError,
         WorkerCrashedError,
     )
-    from .facts import FunctionInfo, NodeInfo, Placement, QuotaState, ScoreWeights, TLSConfig, Usage
+    from .facts import FunctionInfo, NodeInfo, Placement, QuotaState, TLSConfig, Usage
     from .gateway.server import Server
     from .identity.credential import Credential
     from .metrics import ClientMetrics, ComputeNodeMetrics, GatewayMetrics
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from .node.node import ComputeNode
     from .node.serving import ServeHandle
     from .node.spec import NodeLimits
+    from .scheduler.policy import ScoreWeights
 
 __all__ = [
     "AccessDeniedError",
@@ -151,7 +152,6 @@ _MODULE_OF = {
     "NodeInfo": "facts",
     "Placement": "facts",
     "QuotaState": "facts",
-    "ScoreWeights": "facts",
     "TLSConfig": "facts",
     "Usage": "facts",
     "Server": "gateway.server",
@@ -164,6 +164,7 @@ _MODULE_OF = {
     "NodeLimits": "node.spec",
     "ServeHandle": "node.serving",
     "context": "node.context",
+    "ScoreWeights": "scheduler.policy",
 }
 """Where each public name lives, relative to this package."""
 

@@ -16,16 +16,6 @@ from typing import Any, Self
 
 
 @dataclass(frozen=True)
-class ScoreWeights:
-    """Weights of the four scores by which a node is chosen; they sum to 1."""
-
-    resources: float = 0.3
-    latency: float = 0.2
-    load: float = 0.3
-    capability: float = 0.2
-
-
-@dataclass(frozen=True)
 class TLSConfig:
     """A certificate of your own.
 

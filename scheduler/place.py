@@ -349,6 +349,11 @@ class Places:
         policy = self.policy
         if policy.chooser is not None:
             return self._ask(ranked)
+        return self._best(ranked)
+
+    def _best(self, ranked: list[Ranked]) -> Place:
+        """Return the best of the candidates, as the weights say; of equals the least used."""
+        policy = self.policy
         if policy.draws:
             assert self._lots is not None
             return ranked[self._lots.randrange(len(ranked))].place
@@ -367,7 +372,10 @@ class Places:
         return found
 
     def _ask(self, ranked: list[Ranked]) -> Place | None:
-        """Let a user's own strategy choose; what it says that is no candidate means None."""
+        """Let a user's own strategy choose; what it says that is no candidate leaves it to us.
+
+        None lets the call wait, if there is a call whose end can end the wait.
+        """
         assert self.policy.chooser is not None
         snapshots = [one.place.snapshot(one.scores, one.total) for one in ranked]
         answer = self.policy.chooser(snapshots, self.needs_at(ranked[0].place))
@@ -375,7 +383,9 @@ class Places:
         for one in ranked:
             if one.place.host.node_id == wanted:
                 return one.place
-        return None
+        if wanted is None and any(place.busy for place in self._list):
+            return None
+        return self._best(ranked)
 
 
 def _last_use(place: Place) -> int:

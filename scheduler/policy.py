@@ -5,7 +5,8 @@ within `epsilon` of it the least recently used. Most named strategies are nothin
 with none but that of `ahead` every node with a free slot ties, which is round robin.
 
 Rules of this file. 1) Pure; a strategy that draws lots is given the generator. 2) A user's own
-function sees snapshots and answers with one of them, its id, or None to let the call wait.
+function sees snapshots and answers with one of them, its id, or None to let the call wait for a
+place to become free. Any other answer leaves the choice to the weights.
 
 Source. features.md G12, I4; Envoy's and HAProxy's names for the same strategies.
 """

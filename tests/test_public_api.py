@@ -79,7 +79,7 @@ NAMES: dict[str, str] = {
     "NodeInfo": "facts",
     "Placement": "facts",
     "QuotaState": "facts",
-    "ScoreWeights": "facts",
+    "ScoreWeights": "scheduler",
     "TLSConfig": "facts",
     "Usage": "facts",
     "Server": "gateway",

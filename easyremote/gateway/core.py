@@ -20,6 +20,7 @@ import trio
 from .. import __version__
 from ..log import Log
 from ..outbox import Outbox
+from ..scheduler.policy import DEFAULT, Policy
 from ..transport import ByteStream
 from ..wire.errors import ErrorCode
 from .accounts import Accounts
@@ -70,21 +71,23 @@ class Gateway:
     """
 
     def __init__(
-        self, state: GatewayState, limits: GatewayLimits | None = None, *, inline: bool = False
-    ) -> None:
+        self, state: GatewayState, limits: GatewayLimits | None = None, *, inline: bool = False,
+        policy: Policy = DEFAULT,
+    ) -> None:  # fmt: skip
         """Make a gateway around an open state folder.
 
         Args:
             state: Closed by whoever opened it.
             limits: Other limits than the usual ones.
             inline: Write to the store on this thread: for the simulation.
+            policy: By which nodes are compared; `strategies.read_scheduler` makes them.
         """
         self.state = state
         self.limits = limits or GatewayLimits()
         self.version = __version__
         self.outbox = Outbox()
         self.store = AsyncStore(state.store, inline=inline)
-        self.registry = Registry(Cluster(queued_max=self.limits.queued_max))
+        self.registry = Registry(Cluster(policy, queued_max=self.limits.queued_max))
         boots = read_boots(state.store, ASKED_FOR_S, ASKED_S)
         self.recovery = Recovery(state.incarnation, boots, trio.current_time())
         self.store.batch = self._batch

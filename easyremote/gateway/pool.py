@@ -30,6 +30,7 @@ from ..scheduler.scaling import Replicas, Scaling, read_scaling
 from .demands import Demand
 from .grants import NodeGrants
 from .offer import FunctionEntry
+from .strategies import for_pool
 
 if TYPE_CHECKING:
     from ..link import Link
@@ -216,7 +217,7 @@ class Pool:
         self.kind = kind
         self.places: dict[Place, Offer] = {}
         self.ranked = Places(
-            cluster.fleet, kind.policy or cluster.policy,
+            cluster.fleet, for_pool(kind.policy or cluster.policy, self),
             capability=self._liking if kind.prefers else None, lots=cluster.lots,
         )  # fmt: skip
         self.queue: PendingQueue[GatewayCall] = PendingQueue(cluster.shares, cluster.queued_max)

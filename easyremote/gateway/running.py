@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ import trio
 
 from ..facts import TLSConfig
 from ..log import Log
+from ..scheduler.policy import DEFAULT, Policy
 from ..transport import ALPN, HTTP_ALPN, Incoming, TlsListener
 from ..transport.listener import open_listener
 from ..transport.tls_stream import bare_server_context
@@ -60,6 +61,7 @@ class Options:
     wants_http: bool
     limits: GatewayLimits | None
     addresses: tuple[str, ...]
+    policy: Policy = DEFAULT
 
 
 class Running:
@@ -84,6 +86,7 @@ class Running:
         self._grace_s = DRAIN_S
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
+        self._nursery: trio.Nursery | None = None
         self._ident = 0
 
     def start_thread(self) -> None:
@@ -127,8 +130,9 @@ class Running:
 
     async def _serve(self, listener: TlsListener, state: GatewayState, signals: bool) -> None:
         options = self._options
-        gateway = self._gateway = Gateway(state, options.limits)
+        gateway = self._gateway = Gateway(state, options.limits, policy=options.policy)
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             await nursery.start(gateway.run)
             listener.admit()  # Only now: whoever gets a connection gets an answer, too.
             nursery.start_soon(listener.serve, self._handle)
@@ -203,6 +207,39 @@ class Running:
             return False
         self._thread.join()
         return True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._over.is_set()
+
+    def begin(self, task: Callable[[Gateway], Awaitable[R]]) -> Future[R]:
+        """Run a task beside the gateway, on its thread; it is cancelled when the gateway stops.
+
+        Thread-safe.
+        """
+        gateway, token, answer = self._gateway, self._token, Future[R]()
+        if gateway is None or token is None or self._over.is_set():
+            raise RuntimeError("the gateway is not running")
+
+        async def run() -> None:
+            try:
+                answer.set_result(await task(gateway))
+            except Exception as error:  # noqa: BLE001  # It belongs to who asked.
+                answer.set_exception(error)
+            finally:
+                if not answer.done():
+                    answer.set_exception(RuntimeError("the gateway was stopped meanwhile"))
+
+        def begin_now() -> None:
+            assert self._nursery is not None
+            self._nursery.start_soon(run)
+
+        try:
+            token.run_sync_soon(begin_now)
+        except trio.RunFinishedError:
+            raise RuntimeError("the gateway is not running") from None
+        return answer
 
     def ask(self, question: Callable[[Gateway], R]) -> R:
         """Run `question` on the gateway's thread and return its answer."""

@@ -14,7 +14,8 @@ Source. api.md, "The gateway"; features.md G1 and G2; decisions.md 2, 3, 4, 20.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,16 +23,19 @@ from typing import Any, Self, TypeVar
 import trio
 
 from ..errors import EasyRemoteError
-from ..facts import FunctionInfo, NodeInfo, ScoreWeights, TLSConfig
+from ..facts import FunctionInfo, NodeInfo, TLSConfig
 from ..log import Log, configure
 from ..metrics import GatewayMetrics
 from ..rerun import inert
+from ..scheduler.policy import ScoreWeights
 from ..tuning import tune_for_relaying
 from . import describe
 from .core import Gateway
 from .limits import GatewayLimits
+from .live import OfServer, in_thread, note_started
 from .measures import measure
 from .running import Options, Running
+from .strategies import Scheduler, read_scheduler
 from .token_admin import TokenAdmin
 
 _log = Log("gateway")
@@ -51,8 +55,14 @@ class Server:
         app: Refused for now: mounting routes in an application of your own comes with REST.
         tls: A certificate and key of your own; otherwise they are made.
         auth: Refused for now: tokens are always on, and `tokens()` makes them.
-        scheduler: Refused unless None or "least_loaded", which is what is done.
-        weights: Weights of the scoring scheduler; without effect until it places calls.
+        scheduler: How the node is chosen that runs a call: "score" (as None: resources, latency,
+            load and capability, weighed), "round_robin", "least_loaded", "latency", "cost" or
+            "random"; a function of snapshots and needs that returns one of the snapshots, its
+            `node_id`, or None to let the call wait; or an instance of a class of yours that
+            derives from `easyremote.gateway.SmartLoadBalancer`. One that raises, waits or
+            answers nonsense is named in the log once, and the scores decide. It is asked on
+            the gateway's thread for each call that comes in: it has to be quick.
+        weights: How much each score counts, with "score" and strategies of your own.
         state_dir: Where everything is kept; None for `gateway/PORT` of the home folder.
         dashboard: Serve the dashboard, where it is installed.
         rest: Serve REST, where it is installed.
@@ -69,7 +79,7 @@ class Server:
         app: Any = None,
         tls: TLSConfig | None = None,
         auth: Any = None,
-        scheduler: Any = None,
+        scheduler: Scheduler | None = None,
         weights: ScoreWeights = WEIGHTS_DEFAULT,
         state_dir: Path | str | None = None,
         dashboard: bool = True,
@@ -86,15 +96,12 @@ class Server:
                 "auth= is not supported yet: tokens are always on; make them with "
                 "`easyremote token create` or server.tokens().create(...)"
             )
-        if scheduler not in (None, "least_loaded"):
-            raise NotImplementedError(
-                'scheduler= takes None or "least_loaded" in this version: calls go to the node '
-                "with the fewest calls in flight"
-            )
+        self._policy = read_scheduler(scheduler, None if weights == WEIGHTS_DEFAULT else weights)
+        if isinstance(scheduler, OfServer):
+            scheduler.bind(self)
         self.port = port
         self.host = host
         self._tls = tls
-        self._weights = weights
         self._state_dir = None if state_dir is None else Path(state_dir)
         self._wants_http = dashboard or rest
         self._limits = limits
@@ -152,7 +159,7 @@ class Server:
 
     async def __aenter__(self) -> Self:
         """Start in a thread of its own, under asyncio and under trio."""
-        await _in_thread(lambda: self.start(blocking=False))
+        await in_thread(lambda: self.start(blocking=False))
         return self
 
     async def __aexit__(
@@ -162,7 +169,7 @@ class Server:
         traceback: TracebackType | None,
     ) -> None:
         """Stop, with the usual grace."""
-        await _in_thread(self.stop)
+        await in_thread(self.stop)
 
     def _options(self) -> Options:
         return Options(
@@ -173,10 +180,12 @@ class Server:
             self._wants_http,
             self._limits,
             tuple(self._addresses),
+            self._policy,
         )
 
     def _listening(self, port: int) -> None:
         self.port = port
+        note_started(self)
 
     def _is_inert(self) -> bool:
         if inert():
@@ -192,12 +201,12 @@ class Server:
 
     def nodes(self) -> list[NodeInfo]:
         """Return the nodes that are known, connected or not."""
-        found = self._ask(lambda gateway: describe.nodes(gateway.registry, None))
+        found = self.ask(lambda gateway: describe.nodes(gateway.registry, None))
         return [NodeInfo.from_plain(one) for one in found]
 
     def functions(self) -> list[FunctionInfo]:
         """Return the functions of all nodes."""
-        found = self._ask(lambda gateway: describe.functions(gateway.registry, None))
+        found = self.ask(lambda gateway: describe.functions(gateway.registry, None))
         return [FunctionInfo.from_plain(one) for one in found]
 
     def tokens(self) -> TokenAdmin:
@@ -206,11 +215,11 @@ class Server:
 
     def status(self) -> dict[str, Any]:
         """Return the gauges of the gateway, as `easyremote status` shows them."""
-        return self._ask(lambda gateway: gateway.status())
+        return self.ask(lambda gateway: gateway.status())
 
     def metrics(self) -> GatewayMetrics:
         """Return what the gateway measures of itself: nodes, rates, times, how even the load is."""
-        return self._ask(lambda gateway: measure(gateway, trio.current_time()))
+        return self.ask(lambda gateway: measure(gateway, trio.current_time()))
 
     def _folder(self) -> Path:
         running = self._running
@@ -218,20 +227,25 @@ class Server:
             raise RuntimeError("the gateway is not running; call start(blocking=False) or run()")
         return running.folder
 
-    def _ask(self, question: Callable[[Gateway], R]) -> R:
+    @property
+    def is_running(self) -> bool:
+        """Whether its port is open, or is about to be closed."""
+        running = self._running
+        return running is not None and not running.is_over
+
+    def ask(self, question: Callable[[Gateway], R]) -> R:
+        """Return what `question` finds of the gateway's inner state, on the gateway's thread.
+
+        For extensions; what it is given is no stable interface.
+        """
+        return self._now().ask(question)
+
+    def begin(self, task: Callable[[Gateway], Awaitable[R]]) -> Future[R]:
+        """Run a task beside the gateway, on the trio loop of its thread; for extensions."""
+        return self._now().begin(task)
+
+    def _now(self) -> Running:
         running = self._running
         if running is None:
             raise RuntimeError("the gateway is not running; call start(blocking=False) or run()")
-        return running.ask(question)
-
-
-async def _in_thread(fn: Callable[[], object]) -> None:
-    """Run `fn` in a thread, under whichever of asyncio and trio is running."""
-    import asyncio
-
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        await trio.to_thread.run_sync(fn)
-    else:
-        await loop.run_in_executor(None, fn)
+        return running

@@ -312,10 +312,7 @@ def test_empty_gateway_lists_nothing(server: Server) -> None:
     assert server.functions() == []
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"app": object()}, {"auth": object()}, {"scheduler": "score"}, {"scheduler": object()}],
-)
+@pytest.mark.parametrize("options", [{"app": object()}, {"auth": object()}])
 def test_options_without_effect_are_refused(options: dict[str, Any]) -> None:
     """What this version cannot do is refused where it is asked for."""
     with pytest.raises(NotImplementedError):

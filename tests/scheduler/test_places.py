@@ -353,7 +353,7 @@ def test_random_draws_one_of_those_that_can() -> None:
 
 
 def test_a_strategy_of_a_users_own_chooses_among_candidates_alone() -> None:
-    """It sees snapshots, best first; a snapshot or an id is its answer, anything else is a no."""
+    """It sees snapshots, best first, and says which or that none; else the scores decide."""
     seen: list[list[str]] = []
     answers: list[str | None] = ["b", None, "full", "nobody"]
 
@@ -369,9 +369,21 @@ def test_a_strategy_of_a_users_own_chooses_among_candidates_alone() -> None:
     asked = pool(a, b, full, c, policy=Policy("mine", chooser=choose))
 
     assert asked.choose() is b
-    assert [asked.choose() for _ in range(3)] == [None, None, None]
+    assert [asked.choose() for _ in range(3)] == [None, a, a]
     assert asked.choose() is a
     assert seen[0] == ["a", "b", "c"]
+
+
+def test_a_strategy_that_waits_where_nothing_runs_does_not_wait_for_ever() -> None:
+    """A call waits for the end of another one; where there is none, the scores decide."""
+    a, b = place("a"), place("b", cpu=100.0, free=0.0)
+    asked = pool(a, b, policy=Policy("never", chooser=lambda *_: None))
+
+    assert asked.choose() is a
+    a.take(1)
+    assert asked.choose() is None
+    a.release()
+    assert asked.choose() in (a, b)
 
 
 def test_a_preferred_capability_counts() -> None:
