@@ -129,8 +129,11 @@ class Resources:
 
         Returns:
             What counts for placement: detected values where there are any, for a declaration makes
-            no memory; and the keys whose declaration is larger than what was detected.
+            no memory. But where no GPU at all is seen, those that are declared count: a node may
+            stand for hardware that it cannot see. And the keys whose declaration is larger than
+            what was detected.
         """
+        unseen = not detected.devices and (detected.devices is None or bool(self.devices))
         exceeds = [
             key
             for key, mine, theirs in (
@@ -150,7 +153,7 @@ class Resources:
             self.cpus if detected.cpus is None else detected.cpus,
             self.memory_bytes if detected.memory_bytes is None else detected.memory_bytes,
             self.disk_bytes if detected.disk_bytes is None else detected.disk_bytes,
-            self.devices if detected.devices is None else self._known(detected.devices),
+            self.devices if unseen else self._known(detected.devices or ()),
             self.custom,
         )
         return merged, tuple(exceeds)

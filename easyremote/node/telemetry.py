@@ -118,8 +118,7 @@ class Sampler:
             if (net := psutil.net_io_counters()) is not None:
                 sample["net_sent_bytes"] = int(net.bytes_sent)
                 sample["net_received_bytes"] = int(net.bytes_recv)
-        if self._nvml is not None:
-            sample["gpus"] = self._nvml.sample(self._is_own)
+        sample["gpus"] = [] if self._nvml is None else self._nvml.sample(self._is_own)
         return sample
 
     def _is_own(self, pid: int) -> bool | None:
@@ -181,7 +180,10 @@ class _Source:
         try:
             if self._sampler is None:
                 self._sampler = Sampler(self._roots, nvml=Nvml.open() if self.gpus else None)
-            return self._sampler.sample()
+            sample = self._sampler.sample()
+            if not self.gpus:
+                del sample["gpus"]  # They hang: it is not known what there is.
+            return sample
         except Exception as error:  # noqa: BLE001 - the task boundary: telemetry ends no node
             if not self._failed:
                 self._failed = True

@@ -151,7 +151,9 @@ def test_a_declaration_adds_what_was_not_detected_and_changes_nothing_else() -> 
     )
     assert declared.over(Resources()) == (declared, ())
     assert Resources(8.0, devices=(Device(0, "A", 16 * GB),)).over(found)[1] == ()
-    assert declared.over(Resources(devices=()))[1] == ("gpu", "gpu_memory")
+    blind = Resources(devices=())
+    assert declared.over(blind) == (declared, ("gpu", "gpu_memory"))
+    assert Resources().over(blind)[0].devices == ()
     assert Resources().over(found) == (found, ())
 
 
