@@ -285,9 +285,9 @@ class Placer:
         return True
 
     def _take_over(self, call: GatewayCall, offer: Offer, now: float) -> None:
-        """A node came back with a call: what its function needs is reserved again, if it can be."""
+        """A node came back with a call: what it needs is reserved again, if it can be."""
         call.share = self._shares.of(call.principal.user, now)
-        needs = offer.needs()
+        needs = offer.needs(() if call.pool is None else call.pool.kind.asks)
         if isinstance(needs, Rejection) or not needs or call.reservation is not None:
             return
         self._reserve(call, offer, needs)
@@ -364,7 +364,10 @@ class Placer:
             del self.kept[record]
             kept_for = None
         if kept_for is not None and kept_for is not call:
-            return False
+            if kept_for.pool is not pool:
+                return False
+            # It is another user's turn there now, for the same: else both would wait.
+            kept_for = self.kept[record] = call
         if not isinstance(record.host.ledger.fits(needs), Rejection):
             return True
         if kept_for is None and now - call.since >= PASS_S and call not in self.kept.values():

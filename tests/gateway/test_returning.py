@@ -875,3 +875,30 @@ def test_a_malformed_list_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadOffer):
         read_told(wrong)
     assert read_told({}) == ([], [], b"", False)
+
+
+async def test_a_call_adrift_reserves_again_what_it_asked_for_itself(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A node that lost its link for a moment has no more to give than before."""
+    licenses = {"capabilities": {"resources": {"license": 1}}}
+    before = await world.node("n1", function("f", slots=2), boot=BOOT, **licenses)
+    client = await world.client()
+    asks = {"resources": {"license": 1}}
+    first = client.call("f", options=asks)
+    given = await before.wait_given()
+    await before.cut()
+    await trio.sleep(ADRIFT_S / 2)
+    node = await world.node(
+        "n1", function("f", slots=2), boot=BOOT, held=[held(given)], **licenses
+    )  # fmt: skip
+    second = client.call("f", options=asks)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(node.given) == 1
+    node.given[0].answer(b"first")
+    assert (await first.outcome()).body == b"first"
+    (await node.wait_given(2)).answer(b"second")
+
+    assert (await second.outcome()).body == b"second"
+    assert node.given[0].dispatch.call_id == given.dispatch.call_id
+    assert world.gateway.registry.nodes["n1"].host.ledger.reservations == 0

@@ -243,3 +243,28 @@ async def test_a_node_is_not_kept_for_a_call_that_is_gone(
     assert placer.kept == {}
     node.given[0].answer()
     await first.outcome()
+
+
+async def test_a_kept_node_goes_to_whoever_is_next_at_the_same_queue(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A node that is kept for one user's call is given to another user's who is before it by now:
+    they do not wait for each other."""
+    needs = {"resources": {"license": 1}}
+    node = await world.node(
+        "n1", function("f", slots=4, requirements=needs),
+        capabilities={"resources": {"license": 1}},
+    )  # fmt: skip
+    alice, bob = await world.client(), await world.client(user="bob")
+    first, kept = alice.call("f"), alice.call("f")
+    await trio.sleep(PASS_S + 1.0)
+    say(node, sample())
+    await settle()
+    assert len(world.gateway.dispatcher.placer.kept) == 1
+    earlier = bob.call("f")  # He has used nothing yet.
+    await settle()
+    for at, call in enumerate((first, earlier, kept)):
+        (await node.wait_given(at + 1)).answer()
+        assert isinstance(await call.outcome(), Result)
+
+    assert trio.current_time() < PASS_S + 10.0
