@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING
 from easyremote.client.retry import ATTEMPTS_IDEMPOTENT
 from easyremote.errors import (
     EasyRemoteError,
+    InfeasibleError,
+    NoCapableNodeError,
+    QuotaExceededError,
     RemoteExecutionError,
     TaskCancelledError,
     TaskTimeoutError,
 )
 
+from .books import LIMITED
 from .faulting import BUGS_OF_OURS
+from .functions import needs_of
+from .scenario import CROWD_BODY_S
 from .workload import CallRecord, right_value
 
 if TYPE_CHECKING:
@@ -63,10 +69,43 @@ def _judge_error(world: World, record: CallRecord, error: BaseException) -> None
         world.violation("P1", f"{about(record)} has an error of ours: {error!r:.300}")
     elif isinstance(error, TaskCancelledError) and record.cancelled_at is None:
         world.violation("P1", f"{about(record)} is cancelled by nobody: {error!r:.300}")
-    elif isinstance(error, TaskTimeoutError) and plan.deadline_s is None:
+    elif isinstance(error, TaskTimeoutError) and plan.deadline_s is None and plan.fn != "timed":
         world.violation("P1", f"{about(record)} has a deadline of nobody: {error!r:.300}")
-    elif world.scenario.calm and not world.scenario.flood:
+    elif world.scenario.calm and not world.scenario.flood and not _may_fail(world, record):
         world.violation("P1", f"{about(record)} failed and nothing was wrong: {error!r:.300}")
+
+
+def _may_fail(world: World, record: CallRecord) -> bool:
+    """Return whether a call may fail although nothing is wrong: it asks for too much."""
+    plan, error = record.plan, record.error
+    machines = [node.machine for node in world.nodes]
+    if plan.node is not None:
+        machines = [machines[plan.node]]
+    if "capability" in plan.options:
+        machines = [machine for machine in machines if machine.fast]
+        if not machines:
+            return isinstance(error, NoCapableNodeError)
+    if not any(machine.ever_fits(needs_of(plan.fn, plan.options)) for machine in machines):
+        return isinstance(error, InfeasibleError)
+    return isinstance(error, QuotaExceededError | TaskTimeoutError) and plan.fn in LIMITED
+
+
+FAIR = 5.0
+"""How much longer one user may wait because of another."""
+
+
+def fair(world: World) -> None:
+    """P13: where nothing goes wrong, a crowd of one user's calls does not hold another one up."""
+    if not world.scenario.calm:
+        return
+    alone_s = CROWD_BODY_S + 4 * world.scenario.latency_s
+    for record in world.calls:
+        if record.plan.steady and record.outcome() == "result" and record.decided_at is not None:
+            world.reached["a steady user beside a crowd"] += 1
+            took_s = record.decided_at - record.made_at
+            if took_s > FAIR * alone_s:
+                world.violation("P13", f"{about(record)} took {took_s:.2f} s beside a crowd, and "
+                                f"{alone_s:.2f} s alone")  # fmt: skip
 
 
 def at_most_once(world: World) -> None:
@@ -153,9 +192,11 @@ CHECKS: dict[str, Check] = {
     "P4": bounded_attempts,
     "P5": nothing_hangs,
     "P8": no_zombies,
+    "P13": fair,
     "P14": whole_streams,
 }
-"""What is checked when a run is over. P11 is watched by `coverage`, P7 and liveness by `run`."""
+"""What is checked when a run is over. P11 is watched by `coverage`, P7 and liveness by `run`,
+what holds at every step by `watching`, accounts by `books`."""
 
 
 def check_all(world: World) -> None:

@@ -214,6 +214,9 @@ def heal_all(world: World) -> None:
     for host in world.hosts:
         host.thaw()
         host.start()
+    for node in world.nodes:
+        if node.agent is not None:
+            node.agent._reporter._delta.restart()  # The truth, all of it, takes over from lies.
 
 
 BUGS_OF_OURS = frozenset(

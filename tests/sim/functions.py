@@ -10,7 +10,8 @@ an async function under trio: it runs as a task of its host, and is frozen and k
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,13 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from easyremote.client.options import Route
-from easyremote.node.context import current_task
+from easyremote.node.context import CallContext, current_task
 from easyremote.node.options import parse
 from easyremote.node.register import Function, FunctionTable, build
+from easyremote.scheduler.model import Needs
+from easyremote.scheduler.needs import read_needs
+
+from .machines import Held, overcommitted
 
 if TYPE_CHECKING:
     from .hosts import Script
@@ -150,10 +155,86 @@ def nested_answer(number: int, depth: int) -> int:
     return sum(answer(number + level * NESTED_STEP) for level in range(depth + 1))
 
 
+def needs_of(name: str, options: dict[str, Any]) -> Needs:
+    """Return what a call uses of its machine while it runs."""
+    return read_needs(DECLARED.get(name, {}).get("resource_requirements"), options)
+
+
+@contextmanager
+def _holding(name: str, number: int) -> Iterator[None]:
+    """Use what a call needs of the machine that it runs on, and see that it is there."""
+    host, task = SCRIPT.get().host, current_task.get()
+    assert task is not None
+    plan = host.world.plans.get(number)
+    needs = needs_of(name, {} if plan is None else plan.options)
+    gpus = CallContext(task).gpu_ids if needs.gpus else ()
+    held = Held(number, needs, gpus, trio.current_time())
+    if not needs:
+        yield
+        return
+    host.held[id(held)] = held
+    too_much = overcommitted(host)
+    if too_much is not None and any(
+        one.since < host.world.gateway.started_at for one in host.held.values()
+    ):
+        # What a call asked for itself is not known any more to a gateway that has started again.
+        host.world.reached["more is used than the gateway can know of"] += 1
+    elif too_much is not None:
+        calls = ", ".join(str(one.number) for one in host.held.values())
+        host.world.violation("FIT", f"{host.name} is to use {too_much}, for calls {calls}")
+    if needs.gpus and len(held.gpus) != needs.devices:
+        host.world.violation("FIT", f"call {number} needs {needs.devices} GPUs, got {held.gpus}")
+    try:
+        yield
+    finally:
+        host.held.pop(id(held), None)
+
+
+def _working(name: str) -> Callable[..., Any]:
+    async def work(number: int, seconds: float) -> list[Any]:
+        """Take some time, and what the function requires."""
+        said = _begin(name, number)
+        with _holding(name, number):
+            await trio.sleep(seconds)
+        return said
+
+    work.__name__ = work.__qualname__ = name
+    return work
+
+
+ZONE = {"per": "rolling_24h", "tz": "UTC"}
+CALLS_MAX = 3
+"""Calls of `metered` that each user has."""
+SECONDS_MAX = {"timed": 3.0, "lenient": 2.0}
+"""Seconds of these that each user has."""
+SCALED_MIN, SCALED_MAX = 0, 3
+
+DECLARED: dict[str, dict[str, Any]] = {
+    "licensed": {
+        "resource_requirements": {"resources": {"license": 1}, "memory": "3GB"},
+        "billing": {"mode": "per_request", "price": 0.25, "currency": "EUR"},
+    },
+    "trained": {
+        "resource_requirements": {"gpu_memory": "10GB"},
+        "billing": {"mode": "per_gpu_second", "price": 0.125, "currency": "EUR"},
+    },
+    "crowded": {},
+    "scaled": {
+        "scaling": {"min": SCALED_MIN, "max": SCALED_MAX, "target_queue": 1, "idle_s": 3.0},
+    },
+    "metered": {"quota_per_user": {"calls": CALLS_MAX, **ZONE}},
+    "timed": {"quota_per_user": {"seconds": SECONDS_MAX["timed"], **ZONE}, "quota_mode": "hard"},
+    "lenient": {
+        "quota_per_user": {"seconds": SECONDS_MAX["lenient"], **ZONE},
+        "billing": {"mode": "per_second", "price": 1.5, "currency": "USD"},
+    },
+}  # fmt: skip
+"""Functions that work for some time, and what their provider declares of them."""
+
 BODIES: dict[str, Callable[..., Any]] = {
     fn.__name__: fn
     for fn in (plain, fail, slow, stubborn, big, crash, count, total, mirror, nested)
-}
+} | {name: _working(name) for name in DECLARED}
 
 _built: dict[tuple[str, int | None], Function] = {}
 
@@ -166,10 +247,12 @@ def table(slots: int | None) -> FunctionTable:
     """
     made = FunctionTable()
     for name, fn in BODIES.items():
-        own = None if name == "nested" else slots
+        own = None if name in ("nested", "scaled") else slots
+        if name == "crowded" and own is None:
+            own = 2
         function = _built.get((name, own))
         if function is None:
-            keywords: dict[str, Any] = {"async_backend": "trio"}
+            keywords: dict[str, Any] = {"async_backend": "trio", **DECLARED.get(name, {})}
             if own is not None:
                 keywords["max_concurrency"] = own
             function = _built[name, own] = build(fn, parse(keywords), 1)

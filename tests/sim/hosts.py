@@ -36,6 +36,7 @@ from easyremote.timers import Timers
 from easyremote.transport import MemoryStream, memory_stream_pair
 from tests.sim import functions
 from tests.sim.bridge import BodyLoop, LoopBridge
+from tests.sim.machines import Held, Machine
 from tests.sim.network import End
 from tests.sim.seeded import child
 from tests.sim.stage import HOST, Host
@@ -88,6 +89,8 @@ class GatewayHost(Host):
             return
         async with trio.open_nursery() as self.nursery:
             self.gateway = Gateway(state, world.scenario.limits, inline=True)
+            cluster = self.gateway.registry.cluster
+            object.__setattr__(cluster, "lots", child(world.seed, f"lots{self.boots}"))
             await self.nursery.start(self.gateway.run)
             await self._accept(self.gateway, self.nursery)
 
@@ -153,11 +156,13 @@ class SimWorkerProcess(WorkerProcess):
     """The agent's view of a worker whose link is a stream in memory."""
 
     def __init__(
-        self, agent: Agent, process: SimProcess, stream: MemoryStream, group: str | None
-    ) -> None:
+        self, agent: Agent, process: SimProcess, stream: MemoryStream, group: str | None,
+        devices: tuple[int, ...],
+    ) -> None:  # fmt: skip
         super().__init__(
-            agent, process, cast("Any", None), cast("Any", None), group=group, announces=False
-        )
+            agent, process, cast("Any", None), cast("Any", None), group=group, announces=False,
+            devices=devices,
+        )  # fmt: skip
         self._stream = stream
 
     async def _watch_signals(self) -> None:
@@ -216,15 +221,23 @@ class SimAgent(Agent):
 
 
 class NodeHost(Host):
-    """A node: its agent and its workers."""
+    """A node: its agent and its workers.
+
+    Attributes:
+        machine: What it has.
+        held: What its running bodies use of that.
+    """
 
     agent: Agent | None = None
 
-    def __init__(self, world: World, name: str, slots: int | None) -> None:
+    def __init__(self, world: World, name: str, slots: int | None, machine: Machine) -> None:
         super().__init__(world, name)
         self.rng = child(world.seed, name)
         self.table = functions.table(slots)
-        self.spec = NodeSpec(str(ADDRESS), name, join=world.joins["node"])
+        self.machine = machine
+        self.held: dict[int, Held] = {}
+        declared = machine.capabilities()
+        self.spec = NodeSpec(str(ADDRESS), name, declared, join=world.joins["node"])
         self.scripts: list[Script] = []
 
     async def main(self) -> None:
@@ -257,11 +270,12 @@ class NodeHost(Host):
         self.scripts = [one for one in self.scripts if one.process.status is None]
         self.scripts.append(script)
         self.nursery.start_soon(script.run, group)
-        return SimWorkerProcess(self.agent, process, ours, group)
+        return SimWorkerProcess(self.agent, process, ours, group, devices)
 
     def torn(self) -> None:
-        """Forget the agent."""
+        """Forget the agent, and what bodies use."""
         self.agent = None
+        self.held = {}
         self.scripts = []
 
 
@@ -342,6 +356,13 @@ class ClientHost(Host):
     def torn(self) -> None:
         """Forget everything."""
         self.session = self.link = None
+
+
+def this_node() -> NodeHost:
+    """Return the node on which this is called."""
+    host = HOST.get()
+    assert isinstance(host, NodeHost)
+    return host
 
 
 def client_link(resolve: Any, hello: Any, *, network: Any) -> ClientLink:

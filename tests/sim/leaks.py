@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from easyremote.gateway.registration import RegistrationHandler
+from easyremote.gateway.traces import KEPT_MAX
+
+from .functions import SCALED_MIN
 
 if TYPE_CHECKING:
+    from easyremote.gateway.pool import NodeRecord
+
     from .hosts import ClientHost, GatewayHost, NodeHost
     from .world import World
 
@@ -31,7 +36,30 @@ def _gateway(host: GatewayHost) -> dict[str, int]:
         "calls at nodes": sum(len(node.running) for node in nodes),
         "slots busy": sum(group.busy for node in nodes for group in node.groups.values()),
         "streams": len(handlers) - registrations,
+        "calls being written down": len(dispatcher.accounting.writing),
+        "reservations": sum(node.host.ledger.reservations for node in nodes),
+        "resources promised": sum(map(_promised, nodes)),
+        "nodes kept": len(dispatcher.placer.kept),
+        "calls of users running": sum(
+            share.running for share in gateway.registry.cluster.shares._shares.values()
+        ),
+        "users in queues": sum(
+            len(share.lanes) > QUEUES_MAX
+            for share in gateway.registry.cluster.shares._shares.values()
+        ),
+        "traces too many": max(0, len(dispatcher.placer.traces._known) - KEPT_MAX),
     }
+
+
+QUEUES_MAX = 200
+"""Queues in which an idle user may still have an empty lane: the last one stays (`pending.py`)."""
+
+
+def _promised(node: NodeRecord) -> int:
+    ledger = node.host.ledger
+    custom, shares = sum(ledger.custom.values()), sum(ledger.shares.values())
+    memory = ledger.memory_bytes + sum(ledger.used_bytes.values())
+    return int(any((ledger.cpus, custom, shares, memory)))
 
 
 def _node(host: NodeHost) -> dict[str, int]:
@@ -44,6 +72,9 @@ def _node(host: NodeHost) -> dict[str, int]:
         "nested calls": len(agent._nested),
         "bytes buffered": agent._buffers.used_bytes,
         "calls held": agent.family.main.held,
+        "calls held for replicas": sum(pool.held for pool in agent.family.replica_pools()),
+        "idle replicas": max(0, agent.family.replicas().get("scaled", 0) - SCALED_MIN),
+        "resources in use": len(host.held),
         "calls in workers": sum(worker.in_flight for worker in workers),
         "nested calls unsettled": sum(len(script.session.unsettled) for script in scripts),
     }

@@ -27,15 +27,20 @@ import trio
 
 from easyremote.client import client as client_module
 from easyremote.errors import OverloadedError, WorkerCrashedError
+from easyremote.node import telemetry
+from easyremote.node.agent_session import GatewaySession
 
+from .books import check_books
 from .checkers import all_decided, check_all
 from .coverage import Probes
 from .faulting import heal_all, plan_faults, run_faults
-from .hosts import client_link
+from .hosts import client_link, this_node
 from .leaks import check_leaks
+from .machines import MachineSampling, distorted
 from .scenario import Scenario, draw
 from .seeded import Replacement, child, run
 from .stage import install_queue
+from .watching import Watcher
 from .workload import CallPlan, CallRecord, make_call, plan_calls, run_workload
 from .world import Template, World
 
@@ -76,7 +81,7 @@ class Bench:
 
     def run_seed(self, seed: int, *, echo: bool = False) -> Report:
         """Run a seed."""
-        scenario, report, probes = draw(seed), Report(seed), Probes()
+        scenario, report, probes, watcher = draw(seed), Report(seed), Probes(), Watcher()
         started = time.perf_counter()
         logging.disable(logging.NOTSET if echo else logging.CRITICAL)
 
@@ -84,7 +89,8 @@ class Bench:
             install_queue()
             async with trio.open_nursery() as nursery:
                 world = World(seed, scenario, self.template, self.folder, nursery, echo=echo)
-                probes.world = world
+                probes.world = watcher.world = world
+                nursery.start_soon(watcher.run, world)
                 nursery.start_soon(world.timers.run)
                 try:
                     await _play(world, scenario)
@@ -93,8 +99,11 @@ class Bench:
                 nursery.cancel_scope.cancel()
 
         replacements: list[Replacement] = [
-            *scenario.replacements(seed), *probes.replacements(),
+            *scenario.replacements(seed), *probes.replacements(), *watcher.replacements(),
             (client_module, "ClientLink", client_link),
+            (MachineSampling, "host", staticmethod(this_node)),
+            (telemetry, "Sampling", MachineSampling),
+            (GatewaySession, "report", distorted(GatewaySession.report, this_node)),
         ]  # fmt: skip
         try:
             with _alarm():
@@ -150,9 +159,11 @@ async def _play(world: World, scenario: Scenario) -> None:
     heal_all(world)
     await _live(world, scenario, rng)
     await trio.sleep(scenario.forget_s)
+    await _until(lambda: _all_told(world), world.gateway.started_at + scenario.return_s + 3.0)
     check_all(world)
     if _all_back(world):
         check_leaks(world)
+        check_books(world)
     for host in world.hosts:
         await host.kill()
 
@@ -205,6 +216,12 @@ def _probe(world: World, scenario: Scenario) -> list[CallPlan]:
 
 def _all_back(world: World) -> bool:
     return not world.missing_hosts()
+
+
+def _all_told(world: World) -> bool:
+    """Whether the accounts wait for no call from before a restart."""
+    gateway = world.gateway.gateway
+    return gateway is not None and not gateway.accounts._returning
 
 
 def _all_decided(world: World) -> bool:

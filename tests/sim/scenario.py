@@ -15,12 +15,14 @@ from enum import StrEnum
 from easyremote.client import again
 from easyremote.client import client as client_module
 from easyremote.client import session as client_session
-from easyremote.gateway import recovery
+from easyremote.gateway import accounts, placing, recovery
 from easyremote.gateway.limits import GatewayLimits
 from easyremote.node import agent_nested, agent_orphans, agent_session
+from easyremote.scheduler import pending
 from easyremote.wire.settings import Settings
 from tests.faults import Fault
 
+from .machines import Machine, draw_machine
 from .seeded import Replacement, child
 
 
@@ -67,6 +69,15 @@ class Scenario:
     orphan_s: float
     restarts_max: int
     flood: bool
+    machines: tuple[Machine, ...]
+    market: bool
+    """Calls ask for resources, and are counted and billed."""
+    crowd: bool
+    """One user wants more than there is, and others want something, too."""
+    large_bytes: int
+    """How large the largest results are."""
+    patience_queue_s: float
+    pass_s: float
 
     @property
     def calm(self) -> bool:
@@ -97,6 +108,7 @@ class Scenario:
         )  # fmt: skip
         # Calls of one function may wait for one another: that is what the flood is about.
         work_s = FLOOD_CALLS * FLOOD_BODY_S if self.flood else 0.0
+        work_s += CROWD_CALLS * CROWD_BODY_S if self.crowd else 0.0
         return self.recovery_s + max(waits) + work_s + self.calls * 2.0
 
     @property
@@ -109,6 +121,11 @@ class Scenario:
     def asked_s(self) -> float:
         """How long a restarted gateway is asked for calls of its past."""
         return self.sent_patience_s + 10.0
+
+    @property
+    def return_s(self) -> float:
+        """How long what a call used before a restart may still be told."""
+        return self.asked_s + 15.0
 
     def replacements(self, seed: int) -> list[Replacement]:
         """Return the timers that are constants of the product, as this run has them."""
@@ -123,6 +140,9 @@ class Scenario:
             (client_session, "PATIENCE_S", self.patience_s),
             (again, "SENT_PATIENCE_S", self.sent_patience_s),
             (recovery, "ASKED_S", self.asked_s),
+            (accounts, "RETURN_S", self.return_s),
+            (pending, "PATIENCE_S", self.patience_queue_s),
+            (placing, "PASS_S", self.pass_s),
             (agent_orphans, "RESULT_TTL_S", self.limits.result_ttl_s),
             (agent_orphans, "SPENT_S", self.asked_s + 10.0),
             (agent_nested, "ORPHAN_TTL_S", self.orphan_s),
@@ -142,6 +162,16 @@ BODY_S_MAX = 8.0
 FLOOD_CALLS = 60
 FLOOD_BODY_S = 1.0
 """What one client asks for at once in some runs: more than may wait."""
+
+CROWD_CALLS = 24
+CROWD_BODY_S = 0.5
+"""What one user asks for at once in others."""
+SCALED_CALLS = 6
+"""What asks for more replicas at the same time."""
+STEADY_CALLS = 8
+STEADY_EVERY_S = 1.5
+"""What another user asks for meanwhile."""
+LARGE_BYTES = 3_000_000
 
 
 def draw(seed: int) -> Scenario:
@@ -168,13 +198,21 @@ def draw(seed: int) -> Scenario:
     # A line that holds little and is long carries too little for its timers.
     capacities = (1024, 8192, 65536, 65536) if latency_s <= 0.001 else (32768, 65536)
     kinds = tuple(rng.sample(ALL_KINDS, rng.randint(2, 6)))
+    nodes, clients = rng.randint(1, 3), rng.randint(1, 3)
+    more, capacity_bytes = child(seed, "market"), rng.choice(capacities)
+    market = more.random() < 0.7
+    crowd = market and not flood and (calm or more.random() < 0.3)
+    wide = latency_s <= 0.001 and capacity_bytes >= 65536 and more.random() < 0.5
     return Scenario(
-        nodes=rng.randint(1, 3), clients=rng.randint(1, 3),
+        nodes=nodes, clients=clients,
         slots=rng.choice((None, 1, 2)), safety_s=30.0,
         faults=0 if calm else rng.randint(3, 10), kinds=kinds,
         calls=rng.randint(15, 45), latency_s=latency_s,
-        capacity_bytes=rng.choice(capacities), link=link, limits=limits,
+        capacity_bytes=capacity_bytes, link=link, limits=limits,
         dial_s=rng.choice((2.0, 5.0)), patience_s=rng.choice((6.0, 12.0)),
         sent_patience_s=rng.choice((21.0, 40.0)), orphan_s=rng.choice((6.0, 12.0)),
         restarts_max=rng.choice((5, 1000, 1000)), flood=flood,
+        machines=tuple(draw_machine(more, plain=not market, calm=calm) for _ in range(nodes)),
+        market=market, crowd=crowd, large_bytes=LARGE_BYTES if wide else 400_000,
+        patience_queue_s=more.choice((4.0, 60.0)), pass_s=more.choice((1.0, 5.0)),
     )  # fmt: skip

@@ -31,24 +31,12 @@ from easyremote.client.offload import offload, perform
 from easyremote.client.query import OutgoingQuery
 from easyremote.gateway.session import Session as GatewaySession
 from easyremote.gateway.state import GatewayState
-from easyremote.node import telemetry
 from easyremote.node.task import Task
 
 WALL_EPOCH_S = 1_800_000_000.0
 """What the wall clocks show when a run begins."""
 
 Replacement = tuple[Any, str, Any]
-
-
-class IdleSampler:
-    """Telemetry of a machine that does nothing else: the real one would differ from run to run."""
-
-    def __init__(self, roots: object = ()) -> None:
-        """Need nothing."""
-
-    async def take(self) -> dict[str, Any]:
-        """Return what `telemetry.Sampling` would, but at once."""
-        return {"cpu_percent": 1.0, "memory_percent": 10.0}
 
 
 def child(seed: object, name: str) -> random.Random:
@@ -105,7 +93,6 @@ def _replacements(rng: random.Random) -> list[Replacement]:
         (random, "_urandom", rng.randbytes),
         (random, "Random", Seeded),
         (offload, "run", _inline),
-        (telemetry, "Sampling", IdleSampler),
         (GatewayState, "_write_owner_profile", _no_profile),
         *((kind, "__hash__", in_order) for kind in (OutgoingCall, OutgoingQuery)),
         *((kind, "__hash__", in_order) for kind in (GatewaySession, Task)),

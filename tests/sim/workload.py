@@ -17,9 +17,19 @@ import trio
 from easyremote.client.function import open_stream
 from easyremote.client.options import route
 
-from .functions import answer, nested_answer
+from .functions import DECLARED, answer, nested_answer
 from .hosts import ClientHost
-from .scenario import BODY_S_MAX, FLOOD_BODY_S, FLOOD_CALLS, Scenario
+from .scenario import (
+    BODY_S_MAX,
+    CROWD_BODY_S,
+    CROWD_CALLS,
+    FLOOD_BODY_S,
+    FLOOD_CALLS,
+    SCALED_CALLS,
+    STEADY_CALLS,
+    STEADY_EVERY_S,
+    Scenario,
+)
 
 if TYPE_CHECKING:
     from .world import World
@@ -42,6 +52,10 @@ class CallPlan:
     detached: bool = False
     node: int | None = None
     items: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    """What it asks of its place, and in the queue."""
+    steady: bool = False
+    """It is one of few calls of a user beside a crowd of another's."""
 
 
 @dataclass(slots=True)
@@ -80,10 +94,19 @@ MIX: tuple[tuple[str, int], ...] = (
 )  # fmt: skip
 
 
+MARKET: tuple[tuple[str, int], ...] = (
+    ("licensed", 5), ("trained", 4), ("scaled", 3), ("metered", 5), ("timed", 3), ("lenient", 3),
+)  # fmt: skip
+"""What is called beside `MIX` where resources are asked for and use is counted."""
+
+FIRST_MORE = 50_000
+"""Number of the first call that is not one of `Scenario.calls`."""
+
+
 def plan_calls(scenario: Scenario, rng: random.Random) -> list[CallPlan]:
     """Return the calls of a run, in order of time."""
     plans = []
-    names, weights = zip(*MIX, strict=True)
+    names, weights = zip(*(MIX + (MARKET if scenario.market else ())), strict=True)
     for number in range(scenario.calls):
         fn = rng.choices(names, weights)[0]
         if scenario.calm and fn == "crash":
@@ -95,7 +118,59 @@ def plan_calls(scenario: Scenario, rng: random.Random) -> list[CallPlan]:
             CallPlan(number, at, client, "slow", (number, FLOOD_BODY_S))
             for number in range(scenario.calls, scenario.calls + FLOOD_CALLS)
         ]
+    if scenario.crowd:
+        crowd = _plan_crowd(scenario, rng)
+        others = {plan.client for plan in crowd if plan.steady}
+        if scenario.calm:  # Whoever is measured beside the crowd has used nothing else.
+            plans = [plan for plan in plans if plan.client not in others]
+        plans += crowd
     return sorted(plans, key=lambda plan: (plan.at, plan.number))
+
+
+def _plan_crowd(scenario: Scenario, rng: random.Random) -> list[CallPlan]:
+    """Return many calls of one user at once, and few of another one beside them."""
+    at, client = rng.uniform(2.0, 10.0), rng.randrange(scenario.clients)
+    most = max(machine.licenses for machine in scenario.machines)
+    asks = {"resources": {"license": 1}} if most and rng.random() < 0.5 else {}
+    plans = [
+        CallPlan(FIRST_MORE + index, at, client, "crowded", (FIRST_MORE + index, CROWD_BODY_S),
+                 options={"priority": rng.choice((-3, 0, 0, 7)), **asks})
+        for index in range(CROWD_CALLS)
+    ]  # fmt: skip
+    plans += [
+        CallPlan(number, at, client, "scaled", (number, 2.0))
+        for number in range(FIRST_MORE + 800, FIRST_MORE + 800 + SCALED_CALLS)
+    ]
+    if scenario.clients > 1:
+        other = (client + 1) % scenario.clients
+        plans += [
+            CallPlan(number, at + STEADY_EVERY_S * (index + 0.5), other, "crowded",
+                     (number, CROWD_BODY_S), options=asks, steady=True)
+            for index, number in enumerate(range(FIRST_MORE + 500, FIRST_MORE + 500 + STEADY_CALLS))
+        ]  # fmt: skip
+    return plans
+
+
+def _options_of(rng: random.Random, fn: str) -> dict[str, Any]:
+    """Return what a call asks of its place; mostly nothing."""
+    found: dict[str, Any] = {}
+    if rng.random() < 0.3:
+        found["priority"] = rng.choice((-1, 0, 5))
+    if fn in DECLARED and rng.random() < 0.25:
+        found["num_cpus"] = rng.choice((0.5, 1.0, 2.0, 3.0))
+    if fn == "licensed" and rng.random() < 0.3:
+        found["resources"] = {"license": rng.choice((2.0, 3.0))}
+    if fn == "trained" and rng.random() < 0.4:
+        found.update(rng.choice(({"num_gpus": 1.0}, {"num_gpus": 2.0}, {"gpu_memory": "20GB"})))
+    if rng.random() < 0.1:
+        found["capability"] = "fast"
+    if rng.random() < 0.15:
+        found["prefer"] = {"fast": True}
+    if rng.random() < 0.15:
+        found["load_balancing"] = rng.choice(
+            ("round_robin", "least_loaded", "latency", "cost", "random", {"load": 1.0})
+        )
+    return found
 
 
 def _plan(scenario: Scenario, rng: random.Random, number: int, fn: str) -> CallPlan:
@@ -103,10 +178,12 @@ def _plan(scenario: Scenario, rng: random.Random, number: int, fn: str) -> CallP
     args: dict[str, tuple[Any, ...]] = {
         "slow": (number, rng.choice((0.05, 0.5, 2.0, BODY_S_MAX))),
         "stubborn": (number, rng.choice((0.5, 3.0))),
-        "big": (number, rng.choice((10, 70_000)), rng.choice((1_000, 100_000, 400_000))),
+        "big": (number, rng.choice((10, 70_000)),
+                rng.choice((1_000, 100_000, 400_000, scenario.large_bytes))),
         "count": (number, items, rng.choice((0.0, 0.0, 0.1))),
         "nested": (number, rng.randint(1, 3)),
-    }
+        **dict.fromkeys(DECLARED, (number, rng.choice((0.2, 1.0, 3.0)))),
+    }  # fmt: skip
     limited = rng.random() < (0.0 if scenario.calm else 0.25)
     cancelled = rng.random() < (0.0 if scenario.calm else 0.2)
     return CallPlan(
@@ -115,15 +192,16 @@ def _plan(scenario: Scenario, rng: random.Random, number: int, fn: str) -> CallP
         deadline_s=rng.choice((0.01, 0.5, 2.0, 6.0)) if limited else None,
         cancel_after_s=rng.choice((0.0, 0.1, 1.0, 3.0)) if cancelled else None,
         force=rng.random() < 0.3, grace_s=rng.choice((0.0, 0.5, 2.0)),
-        idempotent=fn in ("plain", "slow", "fail") and rng.random() < 0.2,
+        idempotent=fn in ("plain", "slow", "fail", "metered", "licensed") and rng.random() < 0.2,
         detached=fn in ("plain", "slow") and rng.random() < 0.1,
         node=rng.randrange(scenario.nodes) if rng.random() < 0.2 else None,
-        items=items,
+        items=items, options=_options_of(rng, fn) if scenario.market else {},
     )  # fmt: skip
 
 
 async def run_workload(world: World, plans: list[CallPlan]) -> None:
     """Make the calls of a plan, each in its time."""
+    world.plans.update({plan.number: plan for plan in plans})
     for plan in plans:
         await trio.sleep_until(plan.at)
         make_call(world, plan)
@@ -157,7 +235,9 @@ def _arguments(plan: CallPlan) -> tuple[Any, ...]:
 
 
 def _options(world: World, plan: CallPlan) -> dict[str, Any]:
-    options: dict[str, Any] = {"idempotent": plan.idempotent, "detached": plan.detached}
+    options: dict[str, Any] = {
+        **plan.options, "idempotent": plan.idempotent, "detached": plan.detached,
+    }  # fmt: skip
     if plan.deadline_s is not None:
         options["timeout"] = plan.deadline_s
     if plan.node is not None:

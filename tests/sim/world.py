@@ -23,7 +23,7 @@ from .scenario import Scenario
 from .seeded import WALL_EPOCH_S, child
 
 if TYPE_CHECKING:
-    from .workload import CallRecord
+    from .workload import CallPlan, CallRecord
 
 USERS = ("alice", "bob", "carol")
 
@@ -55,6 +55,7 @@ class World:
         scenario: What the seed drew.
         log: What happened.
         violations: (promise, sentence): what should not have happened.
+        plans: The calls that clients will make, by number.
         calls: The calls that clients made.
         starts: Every start of a body, by the number of the call.
         faults: How often each kind of trouble was made.
@@ -76,6 +77,7 @@ class World:
         self.timers = Timers(trio.current_time)
         self.network = SimNetwork(self.timers)
         self.violations: list[tuple[str, str]] = []
+        self.plans: dict[int, CallPlan] = {}
         self.calls: list[CallRecord] = []
         self.starts: dict[int, list[Start]] = {}
         self.faults: Counter[str] = Counter()
@@ -91,8 +93,8 @@ class World:
         self.gateway = GatewayHost(self, "gateway")
         network.gateway = self.gateway
         self.nodes = [
-            NodeHost(self, f"node-{number}", scenario.slots)
-            for number in range(1, scenario.nodes + 1)
+            NodeHost(self, f"node-{number}", scenario.slots, machine)
+            for number, machine in enumerate(scenario.machines, 1)
         ]
         self.clients = [
             ClientHost(self, f"client-{number}", USERS[number - 1])
