@@ -203,9 +203,16 @@ class Host:
 
     # ---- what is reserved ------------------------------------------------------------------------
 
-    def reserve(self, needs: Needs) -> Reservation | None:
-        """Promise what a call needs; None if it does not fit (any more)."""
+    def reserve(self, needs: Needs, there: tuple[int, ...] = ()) -> Reservation | None:
+        """Promise what a call needs; None if it does not fit (any more).
+
+        Args:
+            needs: How much.
+            there: The devices that it uses already, on a node that came back with it.
+        """
         devices = self.ledger.fits(needs)
+        if there and len(there) == needs.devices and self.ledger.devices.keys() >= set(there):
+            devices = there
         if isinstance(devices, Rejection):
             return None
         reservation = self.ledger.take(needs, devices)

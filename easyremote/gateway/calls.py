@@ -196,6 +196,7 @@ class GatewayCall(Relay):
         share: What its user has used, set when it is placed.
         priority: Which of its user's calls goes first; higher is earlier.
         reservation: What is reserved for it on its node.
+        gpus_there: The devices that it has on a node that came back with it.
         behind: Calls beyond the slots of its node when it was given, itself among them.
         cost_s: Slot-seconds that its user was charged for it, at `charged_at`.
         deadline: When it expires, on trio's clock; None for never.
@@ -227,6 +228,7 @@ class GatewayCall(Relay):
     share: Share
     priority = 0
     reservation: Reservation | None = None
+    gpus_there: tuple[int, ...] = ()
     behind = 0
     cost_s = 0.0
     charged_at = 0.0

@@ -110,6 +110,7 @@ class Placer:
         call.sequence = self._sequence
         call.pool = pool
         call.share = self._shares.of(call.principal.user, now)
+        call.priority = call.priority or pool.priority
         if not pool.queue.waiting:
             offer = self._choose(call, pool)
             if offer is not None:
@@ -290,7 +291,7 @@ class Placer:
         needs = offer.needs(() if call.pool is None else call.pool.kind.asks)
         if isinstance(needs, Rejection) or not needs or call.reservation is not None:
             return
-        self._reserve(call, offer, needs)
+        call.reservation = offer.record.host.reserve(needs, call.gpus_there)
 
     def _charge(self, call: GatewayCall, group: SlotGroup, now: float) -> None:
         """Count what a call will probably use against its user."""

@@ -27,7 +27,7 @@ from ..scheduler.pending import PendingQueue
 from ..scheduler.place import Places
 from ..scheduler.policy import Policy
 from ..scheduler.scaling import Replicas, Scaling, read_scaling
-from .demands import Demand
+from .demands import PRIORITY_MAX, Demand
 from .grants import NodeGrants
 from .offer import FunctionEntry
 from .strategies import for_pool
@@ -199,12 +199,13 @@ class Pool:
         guarded: Some of its functions want a level or an individual of their callers.
         has_terms: Some of its functions have a quota or a price.
         needy: Its calls reserve something at some place.
+        priority: Of its calls that ask for none, as their provider said.
         stranded_since: Since when calls wait here that no connected node could run.
     """
 
     __slots__ = (
-        "guarded", "has_terms", "kind", "name", "needy", "node_ids", "owner", "places", "queue",
-        "ranked", "stranded_since",
+        "guarded", "has_terms", "kind", "name", "needy", "node_ids", "owner", "places",
+        "priority", "queue", "ranked", "stranded_since",
     )  # fmt: skip
 
     def __init__(
@@ -222,6 +223,7 @@ class Pool:
         )  # fmt: skip
         self.queue: PendingQueue[GatewayCall] = PendingQueue(cluster.shares, cluster.queued_max)
         self.guarded = self.has_terms = False
+        self.priority = 0
         self.needy = bool(kind.asks)
         self.stranded_since: float | None = None
 
@@ -241,6 +243,9 @@ class Pool:
             self.guarded = True
         if offer.entry.terms is not None:
             self.has_terms = True
+        priority = offer.entry.facts.get("priority")
+        if type(priority) is int and abs(priority) <= PRIORITY_MAX:
+            self.priority = priority
         if self.queue.waiting:
             offer.group.pools[self] = None
 

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from .boots import Boots
 from .offer import BadOffer
+from .sample import GPUS_MAX
 
 RETURN_S = 20.0
 """Time that nodes have to come back: two of the longest pauses between attempts to connect."""
@@ -64,6 +65,8 @@ class HeldCall(NamedTuple):
     function: str
     flags: int
     deadline_ms: int | None
+    gpus: list[int]
+    """Indexes of the devices that it uses there."""
 
 
 class Recovery:
@@ -169,7 +172,8 @@ def split_ids(ids: bytes) -> list[bytes]:
 
 def _read_one(value: Any) -> HeldCall:
     fields: dict[str, Any] = value if type(value) is dict else {}
-    held = HeldCall(*[fields.get(name) for name in HeldCall._fields])  # type: ignore[arg-type]
+    known = {"gpus": [], **fields}
+    held = HeldCall(*[known.get(name) for name in HeldCall._fields])  # type: ignore[arg-type]
     ids = type(held.call_id) is bytes and len(held.call_id) == ID_BYTES
     grant = type(held.grant) is bytes and len(held.grant) <= GRANT_BYTES_MAX
     numbers = all(type(n) is int and 0 <= n < 1 << 31 for n in (held.attempt, held.flags))
@@ -178,6 +182,7 @@ def _read_one(value: Any) -> HeldCall:
     deadline = held.deadline_ms is None or (
         type(held.deadline_ms) is int and 0 <= held.deadline_ms <= DEADLINE_MS_MAX
     )
-    if not (ids and grant and numbers and depth and texts and deadline):
+    gpus = type(held.gpus) is list and len(held.gpus) <= GPUS_MAX
+    if not (ids and grant and numbers and depth and texts and deadline and gpus):
         raise BadOffer("a held call has a field of the wrong type or beyond its limit")
     return held

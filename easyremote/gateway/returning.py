@@ -375,7 +375,7 @@ class Returning:
             down.cancel(INTERRUPT, GRACE_MS)
             return
         down = link.open_encoded(Kind.DISPATCH, payload, handler=call, end=True)
-        call.attempt = one.attempt
+        call.attempt, call.gpus_there = one.attempt, tuple(one.gpus)
         self._attached(call, offer, down)
         _log.info(
             "call taken up again", call_id=one.call_id.hex(),

@@ -34,7 +34,8 @@ ENFORCED = frozenset(
     {
         "name", "stream", "async_func", "timeout", "max_concurrency", "isolation", "async_backend",
         "auth_required", "access_level", "description", "version", "tags", "replace", "scaling",
-        "quota_per_user", "quota_mode", "billing",
+        "quota_per_user", "quota_mode", "billing", "resource_requirements", "priority",
+        "idempotent",
     }
 )  # fmt: skip
 """Keywords whose effect is there: behaviour, or the place in discovery that they ask for."""
@@ -80,8 +81,6 @@ class RegisterOptions:
     def unenforced(self) -> list[str]:
         """Return the keywords that were given and that nothing enforces yet."""
         given = {name for name, default in _DEFAULTS.items() if getattr(self, name) != default}
-        if self.isolation == "process" and set(self.resource_requirements or ()) == {MEMORY_KEY}:
-            given.discard("resource_requirements")  # The agent enforces it.
         return sorted({*given, *self.extra} - ENFORCED)
 
 

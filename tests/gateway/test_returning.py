@@ -902,3 +902,27 @@ async def test_a_call_adrift_reserves_again_what_it_asked_for_itself(
     assert (await second.outcome()).body == b"second"
     assert node.given[0].dispatch.call_id == given.dispatch.call_id
     assert world.gateway.registry.nodes["n1"].host.ledger.reservations == 0
+
+
+async def test_devices_of_calls_that_come_back_are_taken(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """After a restart of the gateway, a call that still runs has its GPU, and a new one another."""
+    needs = {"gpu_memory": "16GB"}
+    told = function("train", slots=2, requirements=needs)
+    listed = {"gpu": {"count": 2, "memory": "24GB"}}
+    async with open_world(state) as world:
+        node = await world.node("gpu", told, capabilities=listed, boot=BOOT)
+        client = await world.client()
+        client.call("train")
+        await trio.testing.wait_all_tasks_blocked()
+        (given,) = node.given
+        assert given.dispatch.context["gpus"] == [0]
+        listed_call = held(given, gpus=[1])
+    async with open_world(state) as world:
+        node = await world.node("gpu", told, capabilities=listed, boot=BOOT, held=[listed_call])
+        client = await world.client()
+        client.call("train")
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert node.given[-1].dispatch.context["gpus"] == [0], "the other one is taken"

@@ -268,3 +268,18 @@ async def test_a_kept_node_goes_to_whoever_is_next_at_the_same_queue(
         assert isinstance(await call.outcome(), Result)
 
     assert trio.current_time() < PASS_S + 10.0
+
+
+async def test_provider_says_which_function_goes_first(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Of one user's waiting calls, those of the function with the higher priority go first."""
+    node = await world.node("n1", function("late"), function("soon", priority=5))
+    client = await world.client()
+    for name in ("late", "late", "soon"):
+        client.call(name)
+        await settle()
+    node.given[0].answer(seconds=1.0)
+    await settle()
+
+    assert [given.dispatch.function for given in node.given] == ["late", "soon"]

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from easyremote.scheduler.host import Host
 from easyremote.scheduler.model import Device, Needs, Rejection, Resources
+from easyremote.scheduler.needs import read_needs
 from easyremote.scheduler.reserve import Ledger, Reservation
 
 from .cluster import GB
@@ -220,3 +222,18 @@ def test_the_ledger_adds_up(calls: list[Needs], data: st.DataObject) -> None:
         book.give_back(one)
     assert (book.cpus, book.memory_bytes, book.reservations) == (0.0, 0, 0)
     assert not any(book.used_bytes.values()) and not book.shares
+
+
+def test_a_call_that_came_back_keeps_its_devices() -> None:
+    """Devices that it uses are promised to it as they are; those that nobody has are not."""
+    host = Host("n1")
+    host.declare({"gpu": {"count": 2, "memory": "24GB"}})
+    needs = read_needs({"gpu_memory": "16GB"})
+    mine = host.reserve(needs, (1,))
+    other = host.reserve(needs, (7,))
+
+    assert mine is not None
+    assert mine.devices == (1,)
+    assert other is not None
+    assert other.devices == (0,)
+    assert host.reserve(needs) is None
