@@ -181,14 +181,14 @@ class _Source:
             if self._sampler is None:
                 self._sampler = Sampler(self._roots, nvml=Nvml.open() if self.gpus else None)
             sample = self._sampler.sample()
-            if not self.gpus:
-                del sample["gpus"]  # They hang: it is not known what there is.
-            return sample
         except Exception as error:  # noqa: BLE001 - the task boundary: telemetry ends no node
             if not self._failed:
                 self._failed = True
                 _log.warning("this machine cannot be sampled", reason=repr(error))
             return {}
+        if not self.gpus:
+            del sample["gpus"]  # They hang: it is not known what there is.
+        return sample
 
 
 def usable_threads() -> int:
