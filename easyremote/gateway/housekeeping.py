@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..wire.errors import ErrorCode
-from .routing import Refused
+from .routing import Refused, route
 
 if TYPE_CHECKING:
+    from .calls import GatewayCall
     from .dispatcher import Dispatcher
+    from .pool import Pool
 
 
 def keep_house(dispatcher: Dispatcher, now: float) -> None:
@@ -53,6 +55,15 @@ def _drop_stranded(dispatcher: Dispatcher, now: float) -> None:
             pool.stranded_since = now
         elif now - since >= dispatcher.limits.offline_grace_s:
             for call in list(pool.queue.calls(now)):
-                why = f"No healthy nodes for {pool.name}: every node that provides it is gone"
-                refused = Refused(ErrorCode.NO_NODE, why, cls="NoHealthyNodesError")
-                dispatcher.lose_held(call, refused)
+                dispatcher.lose_held(call, _why_stranded(dispatcher, call, pool))
+
+
+def _why_stranded(dispatcher: Dispatcher, call: GatewayCall, pool: Pool) -> Refused:
+    """Say why nobody can run a call that was taken: nodes may have left, or have less by now."""
+    try:
+        route(dispatcher.registry, call.principal, call.message)
+    except Refused as refused:
+        if "class" in refused.detail:
+            return refused
+    why = f"No healthy nodes for {pool.name}: every node that provides it is gone"
+    return Refused(ErrorCode.NO_NODE, why, cls="NoHealthyNodesError")

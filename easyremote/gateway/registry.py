@@ -307,8 +307,10 @@ class Registry:
         ]
 
     def _has_provider(self, pool: Pool) -> bool:
-        return any(
-            offer.record.link is not None and pool.covers(offer.record)
+        return bool(pool.places) or any(
+            offer.record.link is not None
+            and pool.covers(offer.record)
+            and pool.misfit(offer) is None
             for offer in self._offers.get(pool.name, {}).values()
         )
 

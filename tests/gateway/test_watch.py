@@ -283,3 +283,24 @@ async def test_provider_says_which_function_goes_first(
     await settle()
 
     assert [given.dispatch.function for given in node.given] == ["late", "soon"]
+
+
+async def test_a_call_that_waits_for_what_a_node_had_is_refused(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A node that turns out to have less than it said: nobody waits for that for ever."""
+    node = await world.node("n1", function("f", slots=2, requirements={"gpu_memory": "20GB"}))
+    say(node, sample(gpus=gpus(24)))
+    await settle()
+    client = await world.client()
+    running, waiting = client.call("f"), client.call("f")
+    await node.wait_given()
+    say(node, sample())
+    await trio.sleep(world.gateway.limits.offline_grace_s + 3.0)
+    assert waiting.ended
+    refused = await waiting.outcome()
+    node.given[0].answer()
+
+    assert (refused.code, refused.detail["class"]) == (ErrorCode.NO_NODE, "InfeasibleError")
+    assert "n1" in refused.reason
+    assert isinstance(await running.outcome(), Result)
