@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from easyremote.errors import QuotaExceededError
 from easyremote.scheduler.quota import CALLS
 
-from .functions import CALLS_MAX, DECLARED
+from .functions import CALLS_MAX, DECLARED, SECONDS_MAX
 
 if TYPE_CHECKING:
     from easyremote.gateway.core import Gateway
@@ -25,6 +25,8 @@ COUNTED = frozenset(
     name for name, declared in DECLARED.items() if {"quota_per_user", "billing"} & declared.keys()
 )
 LIMITED = frozenset(name for name, declared in DECLARED.items() if "quota_per_user" in declared)
+CUT_S = 1.5
+"""After this time calls are stopped of which a hard quota in seconds allows no more."""
 RAN_AT_A_LOSS = frozenset({"never", "lost", "unknown"})
 """Outcomes of rows that take no seconds."""
 
@@ -91,6 +93,11 @@ def _check_sums(world: World, rows: list[Any], store: Any) -> None:
             "SELECT user, function, total(calls), total(seconds) FROM quota_use GROUP BY 1, 2"
         )
     }
+    for (user, function), used_s in seconds.items():
+        running = sum(row[1] == user and row[2] == function for row in rows)
+        most = SECONDS_MAX["timed"] + CUT_S * running
+        if world.scenario.calm and function == "timed" and used_s > most:
+            world.violation("QUOTA", f"{user} had {used_s:.1f} s of a hard quota of {most:.1f} s")
     for who in calls.keys() | counted.keys():
         number, used_s = counted.get(who, (0.0, 0.0))
         if number != calls[who]:

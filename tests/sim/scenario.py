@@ -142,6 +142,7 @@ class Scenario:
             (recovery, "ASKED_S", self.asked_s),
             (accounts, "RETURN_S", self.return_s),
             (pending, "PATIENCE_S", self.patience_queue_s),
+            (pending, "PATIENCE_CALLS", 16 if self.patience_queue_s > SHORT_S else 1),
             (placing, "PASS_S", self.pass_s),
             (agent_orphans, "RESULT_TTL_S", self.limits.result_ttl_s),
             (agent_orphans, "SPENT_S", self.asked_s + 10.0),
@@ -166,6 +167,8 @@ FLOOD_BODY_S = 1.0
 CROWD_CALLS = 24
 CROWD_BODY_S = 0.5
 """What one user asks for at once in others."""
+SHORT_S = 1.0
+"""Patience of users in some runs: so short that it is lost now and then."""
 SCALED_CALLS = 6
 """What asks for more replicas at the same time."""
 STEADY_CALLS = 8
@@ -214,5 +217,5 @@ def draw(seed: int) -> Scenario:
         restarts_max=rng.choice((5, 1000, 1000)), flood=flood,
         machines=tuple(draw_machine(more, plain=not market, calm=calm) for _ in range(nodes)),
         market=market, crowd=crowd, large_bytes=LARGE_BYTES if wide else 400_000,
-        patience_queue_s=more.choice((4.0, 60.0)), pass_s=more.choice((1.0, 5.0)),
+        patience_queue_s=more.choice((SHORT_S, 60.0)), pass_s=more.choice((1.0, 5.0)),
     )  # fmt: skip
