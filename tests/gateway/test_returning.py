@@ -881,7 +881,7 @@ async def test_a_call_adrift_reserves_again_what_it_asked_for_itself(
     world: World, autojump_clock: MockClock
 ) -> None:
     """A node that lost its link for a moment has no more to give than before."""
-    licenses = {"capabilities": {"resources": {"license": 1}}}
+    licenses: dict[str, Any] = {"capabilities": {"resources": {"license": 1}}}
     before = await world.node("n1", function("f", slots=2), boot=BOOT, **licenses)
     client = await world.client()
     asks = {"resources": {"license": 1}}
