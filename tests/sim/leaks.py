@@ -65,7 +65,8 @@ def _promised(node: NodeRecord) -> int:
 def _node(host: NodeHost) -> dict[str, int]:
     agent = host.agent
     assert agent is not None
-    scripts = [script for script in host.scripts if script.worker is not None]
+    alive = [script for script in host.scripts if script.process.status is None]
+    scripts = [script for script in alive if script.worker is not None]
     workers = [script.worker for script in scripts if script.worker is not None]
     return {
         "calls running": len(agent._running),
