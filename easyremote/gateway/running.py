@@ -233,7 +233,10 @@ class Running:
 
         def begin_now() -> None:
             assert self._nursery is not None
-            self._nursery.start_soon(run)
+            try:
+                self._nursery.start_soon(run)
+            except RuntimeError:  # Its nursery is closed: it is on its way out.
+                answer.set_exception(RuntimeError("the gateway is not running"))
 
         try:
             token.run_sync_soon(begin_now)

@@ -11,17 +11,21 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from easyremote.config import Address
 from easyremote.errors import AuthenticationError, EasyRemoteError
 from easyremote.facts import TLSConfig
 from easyremote.gateway.banner import HTTP_HINT, has_http, print_banner
+from easyremote.gateway.core import Gateway
+from easyremote.gateway.running import Options, Running
 from easyremote.gateway.server import Server
 from easyremote.gateway.state import GatewayState
 from easyremote.handlers import LinkHandler
@@ -32,7 +36,7 @@ from easyremote.outbox import Outbox
 from easyremote.transport import dial
 from easyremote.wire.message import Query, Reply
 
-from .peers import Probe
+from .peers import Probe, World
 
 PATIENCE_S = 30.0
 
@@ -240,7 +244,11 @@ def test_wrong_pin_is_refused_before_anything_is_sent(server: Server) -> None:
     with pytest.raises(AuthenticationError, match="Nothing was sent"):
         trio.run(ask_status, server.port, bytes(32), "secret")
 
-    assert server.status()["connections"] == 0
+    until = time.monotonic() + PATIENCE_S
+    while server.status()["connections"]:  # It has to hear of the end first.
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert server.status()["connected_clients"] == 0
 
 
 def test_wrong_token_is_refused_over_tls(server: Server) -> None:
@@ -310,6 +318,50 @@ def test_empty_gateway_lists_nothing(server: Server) -> None:
     """Discovery of a gateway without nodes is two empty lists."""
     assert server.nodes() == []
     assert server.functions() == []
+
+
+def test_a_task_beside_the_gateway_ends_with_it(home: Path, tmp_path: Path) -> None:
+    """Its result is had in any thread; when the gateway stops, whoever waits is told."""
+    server = Server(port=0, host="127.0.0.1", state_dir=tmp_path / "state").start_background()
+    begun = threading.Event()
+
+    async def name(gateway: Gateway) -> str:
+        return gateway.state.gateway_id
+
+    async def for_ever(gateway: Gateway) -> None:
+        begun.set()
+        await trio.sleep_forever()
+
+    async def wrong(gateway: Gateway) -> None:
+        raise KeyError("wrong")
+
+    assert server.begin(name).result(PATIENCE_S) == server.status()["gateway_id"]
+    with pytest.raises(KeyError):
+        server.begin(wrong).result(PATIENCE_S)
+    waiting = server.begin(for_ever)
+    assert begun.wait(PATIENCE_S)
+    server.stop(grace=0.0)
+    with pytest.raises(RuntimeError, match="stopped"):
+        waiting.result(PATIENCE_S)
+    with pytest.raises(RuntimeError, match="not running"):
+        server.begin(name)
+    assert not server.is_running
+
+
+async def test_a_gateway_on_its_way_out_begins_nothing(world: World) -> None:
+    """Between its last task and its end, who asks for another one is told, and nothing breaks."""
+    options = Options("127.0.0.1", 0, None, None, wants_http=False, limits=None, addresses=())
+    running = Running(options, lambda _: None)
+    async with trio.open_nursery() as nursery:
+        running._nursery = nursery
+    running._gateway, running._token = world.gateway, trio.lowlevel.current_trio_token()
+
+    async def nothing(gateway: Gateway) -> None:
+        raise AssertionError(gateway)
+
+    answer = running.begin(nothing)
+    await trio.testing.wait_all_tasks_blocked()
+    assert isinstance(answer.exception(0), RuntimeError)
 
 
 @pytest.mark.parametrize("options", [{"app": object()}, {"auth": object()}])
