@@ -72,7 +72,7 @@ class OwnStrategy:
         except _Waits:
             self._say("it waits; a strategy decides at once, on what it knows", "waits")
             return LEFT_OPEN
-        except Exception as error:  # noqa: BLE001  # A user's code, on the gateway's thread.
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # It is a user's code.
             self._say(f"it raised {type(error).__name__}: {error}", type(error).__name__, error)
             return LEFT_OPEN
         wanted: object = answer.node_id if isinstance(answer, NodeSnapshot) else answer
@@ -84,7 +84,7 @@ class OwnStrategy:
         self._say(f"it answered {shown(wanted)}, which is none of the nodes it was shown", kind)
         return LEFT_OPEN
 
-    def _say(self, what: str, kind: str, error: Exception | None = None) -> None:
+    def _say(self, what: str, kind: str, error: BaseException | None = None) -> None:
         if kind not in self._said:
             self._said.add(kind)
             _log.error(

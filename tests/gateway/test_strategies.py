@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,10 +137,16 @@ def raises(nodes: Sequence[NodeSnapshot], needs: Needs) -> str:
     raise ZeroDivisionError("by zero")
 
 
+def exits(nodes: Sequence[NodeSnapshot], needs: Needs) -> str:
+    """End the program."""
+    sys.exit(f"{nodes} {needs}")
+
+
 @pytest.mark.parametrize(
     ("chooser", "cause"),
     [
         (raises, "ZeroDivisionError: by zero"),
+        (exits, "SystemExit"),
         (waits, "it waits"),
         (lambda *_: Future(), "it waits"),
         (lambda *_: "c", "'c'"),
