@@ -58,6 +58,9 @@ if TYPE_CHECKING:
 PATIENCE_S = 30.0
 """A link that was lost has this long to come back before calls that were never sent fail: twice
 the lease, after which the other side has certainly noticed, too."""
+SPARE = 4
+"""One stream in so many is left to questions: one about a call that waits must not wait with it. A
+gateway grants more streams when that part of them has come back."""
 CANCELS_MAX = 4096
 """Calls that were cancelled while there was no link, and must be stopped when there is one."""
 
@@ -267,16 +270,17 @@ class Session:
         """Open what may be opened."""
         self._posted = False
         fresh, held, link = self._fresh, self._held, self._up
-        room = 0 if link is None else link.streams_available
         while fresh:
             exchange = fresh.popleft()
             exchange.arm()
-            held.append(exchange)
+            (held.appendleft if isinstance(exchange, OutgoingQuery) else held.append)(exchange)
         if link is None:
             if self._gone is not None:
                 self._lose_held(self._gone)
             return
-        while held and room > 0:
+        room = link.streams_available
+        spare = (room + link.streams_open) // SPARE
+        while held and room > 0 and (room > spare or isinstance(held[0], OutgoingQuery)):
             exchange = held.popleft()
             if exchange.future is not None:
                 exchange.open_on(link)
