@@ -64,7 +64,9 @@ class Cluster:
         self.gateway = self._start("gateway", words)
         self._wait_for_port()
 
-    def start_node(self, node_id: str, source: str) -> subprocess.Popen[bytes]:
+    def start_node(
+        self, node_id: str, source: str, *, wait: bool = True
+    ) -> subprocess.Popen[bytes]:
         """Start a node script: `source` after a line that makes `node`, before `node.serve()`."""
         script = self.folder / f"{node_id}.py"
         head = (
@@ -73,7 +75,8 @@ class Cluster:
         )
         script.write_text(head + textwrap.dedent(source) + "\nnode.serve()\n")
         self.nodes[node_id] = self._start(node_id, [str(script)])
-        self.wait_for_node(node_id)
+        if wait:
+            self.wait_for_node(node_id)
         return self.nodes[node_id]
 
     def members(self) -> list[psutil.Process]:
