@@ -397,6 +397,15 @@ class PendingQueue(Generic[C]):
         self.rekey(lane)
         return lane
 
+    def close(self) -> None:
+        """The queue is given up; nothing waits in it. No user's share knows of it any more."""
+        assert not self.waiting
+        for share, lane in self._lanes.items():
+            share.lanes.remove(lane)
+        self._lanes.clear()
+        self._heap.clear()
+        self._only = None
+
     def _close(self, lane: Lane[C]) -> None:
         lanes = self._lanes
         del lanes[lane.share]

@@ -222,6 +222,7 @@ class Registry:
             del self._pools[pool.name]
         for offer in list(pool.places.values()):
             pool.remove(offer.group)
+        pool.queue.close()
         where = pool.node_ids if pool.owner is None else pool.owner
         assert where is not None
         if self._special.pop((pool.name, where, pool.kind), None) is None:

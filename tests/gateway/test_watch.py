@@ -304,3 +304,20 @@ async def test_a_call_that_waits_for_what_a_node_had_is_refused(
     assert (refused.code, refused.detail["class"]) == (ErrorCode.NO_NODE, "InfeasibleError")
     assert "n1" in refused.reason
     assert isinstance(await running.outcome(), Result)
+
+
+async def test_pools_that_are_forgotten_leave_nothing_behind(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Calls that waited for what they asked for leave no lane at their user when all is over."""
+    node = await world.node("n1", function("f"), capabilities={"cpu": {"cores": 8}})
+    client = await world.client()
+    for at in range(3):
+        calls = [client.call("f", options={"num_cpus": 1}) for _ in range(2)]
+        for index, call in enumerate(calls):
+            (await node.wait_given(2 * at + index + 1)).answer()
+            await call.outcome()
+        await trio.sleep(2.0)
+    share = world.gateway.registry.cluster.shares.of("alice", trio.current_time())
+
+    assert share.lanes == []

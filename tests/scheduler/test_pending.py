@@ -403,3 +403,22 @@ def test_the_foreseen_start_is_that_of_a_simulation(
         free.sort()
 
     assert eta_s(ahead, slots, 10.0, running_s) == pytest.approx(free[0])
+
+
+def test_a_queue_that_is_given_up_leaves_nothing_at_its_users() -> None:
+    """The last lane stays in a queue for its user's next call, and goes with the queue."""
+    world = World()
+    for user in ("alice", "bob"):
+        world.add(user)
+    while world.queue.waiting:
+        world.take()
+    world.add("carol")
+    world.take()
+    shares = [world.shares.of(user, 0.0) for user in ("alice", "bob", "carol")]
+    assert sum(len(share.lanes) for share in shares) == 1
+
+    world.queue.close()
+
+    assert [share.lanes for share in shares] == [[], [], []]
+    world.add("dave")
+    assert world.take().name == "dave4"
