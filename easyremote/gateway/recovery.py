@@ -182,7 +182,11 @@ def _read_one(value: Any) -> HeldCall:
     deadline = held.deadline_ms is None or (
         type(held.deadline_ms) is int and 0 <= held.deadline_ms <= DEADLINE_MS_MAX
     )
-    gpus = type(held.gpus) is list and len(held.gpus) <= GPUS_MAX
+    gpus = (
+        type(held.gpus) is list
+        and len(held.gpus) <= GPUS_MAX
+        and all(type(n) is int and 0 <= n < GPUS_MAX for n in held.gpus)
+    )
     if not (ids and grant and numbers and depth and texts and deadline and gpus):
         raise BadOffer("a held call has a field of the wrong type or beyond its limit")
     return held

@@ -862,11 +862,18 @@ async def test_calls_of_long_ago_are_lost(state: Path, autojump_clock: MockClock
         assert node.given == []
 
 
+GOOD = {
+    "call_id": b"i" * 16, "attempt": 1, "grant": b"g", "token": "t", "depth": 0, "function": "f",
+    "flags": 0, "deadline_ms": None, "gpus": [0],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"held": 3}, {"held": [3]}, {"held": [{}]}, {"spent": "x"}, {"spent": b"short"},
         {"held": [{"call_id": b"i" * 16}]}, {"held": [None] * 70_000},
+        {"held": [{**GOOD, "gpus": [[1]]}]}, {"held": [{**GOOD, "gpus": [-1]}]},
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
@@ -875,6 +882,7 @@ def test_a_malformed_list_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadOffer):
         read_told(wrong)
     assert read_told({}) == ([], [], b"", False)
+    assert read_told({"held": [GOOD]}).held[0].gpus == [0]
 
 
 async def test_a_call_adrift_reserves_again_what_it_asked_for_itself(
