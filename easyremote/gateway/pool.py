@@ -270,7 +270,7 @@ class Pool:
 
     def _liking(self, host: Host) -> float:
         """Return how well a node fits what the calls of this pool prefer."""
-        for place, offer in self.places.items():
+        for place, offer in reversed(self.places.items()):  # It is asked of the latest.
             if place.host is host:
                 try:
                     return degree(
