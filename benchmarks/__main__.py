@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import scheduling
+from .fairness import fairness
 from .floods import floods
 from .harness import RUNS, WARM_UPS, Progress, Row, environment
 from .peers import installed, running_peers
@@ -18,7 +19,7 @@ from .placement import placement
 from .rows import MB, ROWS, Options, arrays, only_floors, pipelined, round_trip
 
 _PEER_ROWS = (round_trip, pipelined, arrays)
-_NAMES = (*ROWS, "floods", "placement", "peers", "floors")
+_NAMES = (*ROWS, "floods", "fairness", "placement", "peers", "floors")
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -26,7 +27,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks",
         description="Measure EasyRemote beside the floor of this machine, in alternation.",
         epilog="Without a name every row of EasyRemote runs. `floods` measures an honest client "
-        "beside attackers; `placement` one choice of a node. `peers` runs the same calls on "
+        "beside attackers; `fairness` one user beside the queue of another; `placement` one "
+        "choice of a node. `peers` runs the same calls on "
         "Ray and RPyC, where they are installed; `floors` measures the floors alone. "
         "`scheduling` simulates clusters: `python -m benchmarks scheduling --help`.",
     )
@@ -67,6 +69,8 @@ def _wanted(names: list[str]) -> Iterator[tuple[str, Callable[[Options], Iterato
                 yield "peers", row
         elif name == "floods":
             yield name, floods
+        elif name == "fairness":
+            yield name, fairness
         elif name == "placement":
             yield name, placement
         elif name == "floors":

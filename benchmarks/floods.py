@@ -33,14 +33,18 @@ BEGIN_S = 0.5
 AFTER_S = 10.0
 
 
-def _token(*words: str) -> tuple[str, int]:
-    """Make a token by the command line; return its text, and the port of the gateway."""
+def join_string(*words: str) -> str:
+    """Make a token by the command line; return its join string."""
     command = [sys.executable, "-m", "easyremote", "token", "create", *words]
     made = subprocess.run(  # noqa: S603  # Our own interpreter and module.
         command, check=True, capture_output=True, text=True
     )
-    printed = made.stdout
-    join = JoinString.parse(printed.split()[-1])
+    return made.stdout.split()[-1]
+
+
+def _token(*words: str) -> tuple[str, int]:
+    """Make a token; return its text, and the port of the gateway."""
+    join = JoinString.parse(join_string(*words))
     return join.token.text(), join.port
 
 
