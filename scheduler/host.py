@@ -203,18 +203,27 @@ class Host:
 
     # ---- what is reserved ------------------------------------------------------------------------
 
-    def reserve(self, needs: Needs, there: tuple[int, ...] = ()) -> Reservation | None:
-        """Promise what a call needs; None if it does not fit (any more).
+    def reserve(self, needs: Needs) -> Reservation | None:
+        """Promise what a call needs; None if it does not fit (any more)."""
+        devices = self.ledger.fits(needs)
+        if isinstance(devices, Rejection):
+            return None
+        reservation = self.ledger.take(needs, devices)
+        self.changed()
+        return reservation
+
+    def holds(self, needs: Needs, there: tuple[int, ...]) -> Reservation:
+        """A node came back with a call: it has what it needs there, whatever we know of the node.
 
         Args:
             needs: How much.
-            there: The devices that it uses already, on a node that came back with it.
+            there: The devices that it uses, as the node says.
         """
-        devices = self.ledger.fits(needs)
-        if there and len(there) == needs.devices and self.ledger.devices.keys() >= set(there):
-            devices = there
+        devices: tuple[int, ...] | Rejection = there
+        if len(there) != needs.devices:
+            devices = self.ledger.fits(needs)
         if isinstance(devices, Rejection):
-            return None
+            devices = tuple(range(needs.devices))
         reservation = self.ledger.take(needs, devices)
         self.changed()
         return reservation

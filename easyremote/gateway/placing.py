@@ -113,11 +113,16 @@ class Placer:
         call.priority = call.priority or pool.priority
         if not pool.queue.waiting:
             offer = self._choose(call, pool)
-            if offer is not None:
+            if offer is not None and not _passes_by(offer.group):
                 if _is_reused(call, offer.group):
                     raise _reused()
                 if self._dispatch(call, pool, offer, now):
                     return
+                # The best one takes no more just now, and another one may be idle.
+                offer = self._choose(call, pool, pool.unable(call.charge))
+                if offer is not None and not _is_reused(call, offer.group):
+                    if self._dispatch(call, pool, offer, now):
+                        return
         if self.queued >= self.limits.queued_max:
             raise Refused(
                 ErrorCode.OVERLOADED,
@@ -209,10 +214,10 @@ class Placer:
         assert message.call_id not in record.running
         assert record.grants is not None
         needs = pool.ranked.needs_at(offer.group) if pool.needy else NO_NEEDS
+        scores = pool.ranked.judged(offer.group).scores if needs else None
         if needs and not self._reserve(call, offer, needs):
             return False
-        devices = () if call.reservation is None else call.reservation.devices
-        self.traces.keep(call, pool, offer.group, devices, now)
+        self.traces.keep(call, pool, offer.group, scores, now)
         deadline_ms = None
         if deadline is not None:
             deadline_ms = max(1, int((deadline - now) * 1000.0))
@@ -229,8 +234,8 @@ class Placer:
             context["levels"] = sorted(principal.levels)
         if principal.shared:
             context["shared"] = True
-        if devices:
-            context["gpus"] = list(devices)
+        if call.reservation is not None and call.reservation.devices:
+            context["gpus"] = list(call.reservation.devices)
         payload = encode(
             Dispatch(
                 message.call_id,
@@ -291,7 +296,7 @@ class Placer:
         needs = offer.needs(() if call.pool is None else call.pool.kind.asks)
         if isinstance(needs, Rejection) or not needs or call.reservation is not None:
             return
-        call.reservation = offer.record.host.reserve(needs, call.gpus_there)
+        call.reservation = offer.record.host.holds(needs, call.gpus_there)
 
     def _charge(self, call: GatewayCall, group: SlotGroup, now: float) -> None:
         """Count what a call will probably use against its user."""
@@ -329,7 +334,6 @@ class Placer:
             now = trio.current_time()
             pool = _first(group, passed, now)
             if pool is None:
-                return
                 return
             call = pool.queue.head(now)
             assert call is not None
@@ -429,6 +433,11 @@ def _first(group: SlotGroup, passed: set[Pool], now: float) -> Pool | None:
         if best is None or rank < best_rank:
             best, best_rank = pool, rank
     return best
+
+
+def _passes_by(group: SlotGroup) -> bool:
+    """Return whether a call held ahead of a free slot would pass by one that waits for the slot."""
+    return bool(group.pools) and group.busy >= group.slots
 
 
 def _is_reused(call: GatewayCall, group: SlotGroup) -> bool:

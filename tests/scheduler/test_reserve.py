@@ -225,15 +225,15 @@ def test_the_ledger_adds_up(calls: list[Needs], data: st.DataObject) -> None:
 
 
 def test_a_call_that_came_back_keeps_its_devices() -> None:
-    """Devices that it uses are promised to it as they are; those that nobody has are not."""
+    """Devices that it uses are promised to it before the node has said what it has."""
     host = Host("n1")
-    host.declare({"gpu": {"count": 2, "memory": "24GB"}})
-    needs = read_needs({"gpu_memory": "16GB"})
-    mine = host.reserve(needs, (1,))
-    other = host.reserve(needs, (7,))
+    needs = read_needs({"gpu_memory": "16GB", "cpu": 1})
+    assert host.holds(needs, (1,)).devices == (1,)
+    assert host.holds(read_needs({"gpu": 0.5}), ()).devices == (0,)
+    host.declare({"gpu": {"count": 2, "memory": "24GB"}, "cpu": {"threads": 4}})
 
-    assert mine is not None
-    assert mine.devices == (1,)
-    assert other is not None
-    assert other.devices == (0,)
+    second = host.reserve(needs)
+    assert second is not None
+    assert second.devices == (0,)
     assert host.reserve(needs) is None
+    assert host.holds(read_needs({"gpu_memory": "4GB"}), ()).devices == (0,)

@@ -26,6 +26,7 @@ import trio
 
 from easyremote.gateway import placing
 from easyremote.gateway.placing import Placer
+from easyremote.scheduler.host import Host
 from easyremote.scheduler.pending import PendingQueue
 from easyremote.scheduler.reserve import Ledger
 
@@ -58,7 +59,7 @@ class Watcher:
     def replacements(self) -> list[Replacement]:
         """Return the product's methods with a check around them."""
         return [
-            (Ledger, "take", self._take(Ledger.take)),
+            (Host, "reserve", self._reserve(Host.reserve)),
             (PendingQueue, "head", self._head(PendingQueue.head)),
             (placing, "_first", self._first(placing._first)),
             (Placer, "_dispatch", self._dispatch(Placer._dispatch)),
@@ -71,11 +72,11 @@ class Watcher:
 
     # ---- what is watched -----------------------------------------------------------------------
 
-    def _take(self, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _reserve(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
-        def watched(ledger: Ledger, needs: Any, devices: tuple[int, ...]) -> Any:
-            reservation = method(ledger, needs, devices)
-            for what, promised, total in _sums(ledger, reservation):
+        def watched(host: Host, needs: Any) -> Any:
+            reservation = method(host, needs)
+            for what, promised, total in _sums(host.ledger, reservation) if reservation else ():
                 if total is None or promised > total + SLACK:
                     self._wrong("FIT", f"{promised} of {total} {what} are promised")
             return reservation
