@@ -440,6 +440,11 @@ def _passes_by(group: SlotGroup) -> bool:
     return bool(group.pools) and group.busy >= group.slots
 
 
+def _passes_by(group: SlotGroup) -> bool:
+    """Return whether a call held ahead of a free slot would pass by one that waits for the slot."""
+    return bool(group.pools) and group.busy >= group.slots
+
+
 def _is_reused(call: GatewayCall, group: SlotGroup) -> bool:
     """Return whether a node has another call of the same id."""
     return call.message.call_id in group.node.running

@@ -191,6 +191,32 @@ async def test_seconds_are_checked_again_when_a_call_would_start(
     assert (await client.call("f").outcome()).code == ErrorCode.QUOTA
 
 
+@pytest.mark.parametrize("user", ["alice", "bob"])
+async def test_a_call_with_a_quota_in_seconds_comes_to_its_turn(
+    world: World, autojump_clock: Any, user: str
+) -> None:
+    """Short calls that go ahead of a slot, of whomever, do not pass by one that waits for it."""
+    node = await world.node("n1", limited(quota="60_seconds_daily"), function("g"))
+    client, other = await world.client(), await world.client(user=user)
+    node.auto = lambda given: given.answer(seconds=1e-5)
+    for _ in range(8):
+        await other.call("g").outcome()
+    node.auto = None
+    node.given.clear()
+    flood = [other.call("g") for _ in range(4)]
+    await node.wait_given(4)
+    client.call("f")
+    for number in range(30):
+        flood.append(other.call("g"))
+        await settle()
+        node.given[number].answer(seconds=1e-5)
+        await settle()
+        if any(given.dispatch.function == "f" for given in node.given):
+            break
+
+    assert "f" in [given.dispatch.function for given in node.given]
+
+
 async def test_running_calls_count_while_they_run(world: World, autojump_clock: Any) -> None:
     """Nobody starts a third call when two that run have used all seconds already."""
     node = await world.node("n1", limited(quota="60_seconds_daily", slots=3))
