@@ -119,10 +119,9 @@ class Placer:
                 if self._dispatch(call, pool, offer, now):
                     return
                 # The best one takes no more just now, and another one may be idle.
-                offer = self._choose(call, pool, pool.unable(call.charge))
-                if offer is not None and not _is_reused(call, offer.group):
-                    if self._dispatch(call, pool, offer, now):
-                        return
+                other = self._choose(call, pool, pool.unable(call))
+                if other is not None and self._dispatch(call, pool, other, now):
+                    return
         if self.queued >= self.limits.queued_max:
             raise Refused(
                 ErrorCode.OVERLOADED,
@@ -433,11 +432,6 @@ def _first(group: SlotGroup, passed: set[Pool], now: float) -> Pool | None:
         if best is None or rank < best_rank:
             best, best_rank = pool, rank
     return best
-
-
-def _passes_by(group: SlotGroup) -> bool:
-    """Return whether a call held ahead of a free slot would pass by one that waits for the slot."""
-    return bool(group.pools) and group.busy >= group.slots
 
 
 def _passes_by(group: SlotGroup) -> bool:

@@ -268,6 +268,18 @@ class Pool:
             return needs
         return offer.record.host.ledger.ever(needs) if needs else None
 
+    def unable(self, call: GatewayCall) -> frozenset[str]:
+        """Return the nodes to which a call cannot be written now, whatever room they have."""
+        strict = call.charge is not None and call.charge.strict
+        return frozenset(
+            offer.record.node_id
+            for group, offer in self.places.items()
+            if (link := offer.record.link) is None
+            or link.streams_available <= 0
+            or call.message.call_id in offer.record.running
+            or (strict and group.busy >= group.slots)
+        )
+
     def _liking(self, host: Host) -> float:
         """Return how well a node fits what the calls of this pool prefer."""
         for place, offer in reversed(self.places.items()):  # It is asked of the latest.

@@ -49,15 +49,25 @@ class Traces:
         self._known: OrderedDict[bytes, Trace] = OrderedDict()
 
     def keep(
-        self, call: GatewayCall, pool: Pool, place: Place, devices: tuple[int, ...], now: float
+        self, call: GatewayCall, pool: Pool, place: Place, scores: Scores | None, now: float
     ) -> None:
-        """Remember why a call goes to a place, before it is counted there."""
+        """Remember why a call goes to a place, before it is counted there.
+
+        Args:
+            call: What it reserves is reserved already.
+            pool: Where it was placed.
+            place: Where it goes.
+            scores: What they were before that; None if nothing was reserved.
+            now: On trio's clock.
+        """
         places = pool.ranked
         full: tuple[Place, ...] = ()
         if 1 < len(places) <= COMPARED_MAX:
             full = tuple(one for one in places if one.value == NO_ROOM and one is not place)
-        simple = not pool.needy and not pool.kind.prefers
-        scores = place.scores() if simple else places.judged(place).scores
+        if scores is None:
+            simple = not pool.needy and not pool.kind.prefers
+            scores = place.scores() if simple else places.judged(place).scores
+        devices = () if call.reservation is None else call.reservation.devices
         known = self._known
         known[call.message.call_id] = Trace(place, scores, full, pool, devices, now)
         if len(known) > KEPT_MAX:

@@ -61,7 +61,8 @@ class Watch:
             rtt_s = link.rtt_s  # The shortest so far; the first of all may be very long.
             if rtt_s is not None and not _close(rtt_s, host.rtt_s or 0.0):
                 host.saw_rtt(rtt_s)
-            if host.tick(now):
+            # One that is shut may be all that is left for a call that waits.
+            if host.tick(now) or host.shut:
                 self._placer.pump_node(record)
             self._scale(record, now)
 

@@ -321,3 +321,63 @@ async def test_pools_that_are_forgotten_leave_nothing_behind(
     share = world.gateway.registry.cluster.shares.of("alice", trio.current_time())
 
     assert share.lanes == []
+
+
+async def test_scores_of_a_placement_are_of_before_it(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """What a call reserves itself is taken off once: two of eight cores leave three quarters."""
+    node = await world.node(
+        "n1", function("f", slots=8, requirements={"num_cpus": 2}),
+        capabilities={"cpu": {"cores": 8}},
+    )  # fmt: skip
+    client = await world.client()
+    shown = []
+    for at in range(4):
+        call_id = new_id()
+        client.call("f", call_id=call_id)
+        await node.wait_given(at + 1)
+        placement = (await client.ask("call", call_id=call_id))["placement"]
+        shown.append(placement["scores"]["resources"])
+
+    assert shown == [0.75, 0.5, 0.25, 0.0]
+
+
+async def test_a_silent_node_is_better_than_none(world: World, autojump_clock: MockClock) -> None:
+    """When the last other node leaves, calls that wait for it go to one that was shut out."""
+    away = await world.node("away", function("f"))
+    silent = await world.node("silent", function("f"))
+    say(silent, sample())
+    client = await world.client()
+    for _ in range(15):
+        say(away, sample())
+        await trio.sleep(1.0)
+    assert world.gateway.registry.nodes["silent"].host.shut
+    client.call("f")
+    await away.wait_given()
+    waiting = client.call("f")
+    await settle()
+    assert silent.given == []
+    await away.goodbye()
+    (await silent.wait_given()).answer()
+
+    assert isinstance(await waiting.outcome(), Result)
+
+
+async def test_the_second_best_takes_what_the_best_does_not(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A call that no node may hold ahead of a free slot goes to the free slot of a slow node."""
+    quota = {"seconds": 1000, "per": "day"}
+    fast = await world.node("fast", function("f", quota=quota))
+    slow = await world.node("slow", function("f", quota=quota))
+    for node_id, body_s in (("fast", 1e-4), ("slow", 30.0)):
+        group = world.gateway.registry.nodes[node_id].groups["main"]
+        for _ in range(10):
+            group.learn(body_s)
+    client = await world.client()
+    for _ in range(2):
+        client.call("f")
+        await settle()
+
+    assert (len(fast.given), len(slow.given)) == (1, 1)
