@@ -263,9 +263,9 @@ class Place(Window):
     """
 
     __slots__ = (
-        "_ahead_step", "_bodies", "_call_share", "_cpu", "_cpu_weight", "_fixed", "_log_body",
-        "_memory", "_step", "busy", "busy_seen", "fleet", "host", "name", "rest", "row", "used",
-        "value",
+        "_ahead_step", "_bodies", "_call_share", "_cheap", "_cpu", "_cpu_weight", "_fixed",
+        "_latency", "_log_body", "_memory", "_slow", "_step", "busy", "busy_seen", "fleet", "host",
+        "name", "rest", "row", "used", "value",
     )  # fmt: skip
 
     def __init__(self, host: Host, name: str, slots: int) -> None:
@@ -364,13 +364,14 @@ class Place(Window):
             self._cpu = 0.0
         else:
             self._cpu = 1.0 - view.cpu_used + self.busy_seen * self._call_share
-        latency = score.latency(host.rtt_s, self.usual_s, policy.latency_ref_s)
+        self._latency = score.latency(host.rtt_s, self.usual_s, policy.latency_ref_s)
+        self._slow, self._cheap = score.slow(self._latency), score.cheap(host.price)
         self._fixed = (
-            weights.latency * latency
-            - weights.slow * score.slow(latency)
+            weights.latency * self._latency
+            - weights.slow * self._slow
             + weights.load
             + weights.capability
-            + weights.cheap * score.cheap(host.price)
+            + weights.cheap * self._cheap
             - host.doubt
         )
         if host.shut:
@@ -422,17 +423,10 @@ class Place(Window):
             resources = host.ledger.free_after(needs, devices)
         else:
             resources = score.resources(self.cpu_free, host.view.memory_free)
-        latency = score.latency(host.rtt_s, self.usual_s, host.policy.latency_ref_s)
         return Scores(
-            resources,
-            latency,
-            score.load(self.busy, self.slots),
-            capability,
-            score.cheap(host.price),
-            score.ahead(self.busy, self.slots),
-            score.slow(latency),
-            host.doubt,
-        )
+            resources, self._latency, score.load(self.busy, self.slots), capability, self._cheap,
+            score.ahead(self.busy, self.slots), self._slow, host.doubt,
+        )  # fmt: skip
 
     def wait_s(self, waiting: int = 0) -> float:
         """Return how long a call would wait there for a slot, behind `waiting` others."""
