@@ -22,7 +22,7 @@ Source. Best fit for bin packing, Johnson 1973; NVML's memory info for what is f
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .model import Device, Needs, Rejection, Resources
 
@@ -158,6 +158,24 @@ class Ledger:
                 return Rejection("lacks", key, want, total, never=True)
         found = self._lacks_device(needs) if needs.gpus else None
         return found if found is not None and found.never else None
+
+    def could(self, needs: Needs) -> bool:
+        """Return whether a call would fit if all were given back, beside what others use."""
+        free, own = self.memory_free_bytes, self.memory_own_bytes
+        if free is not None:
+            free += self.memory_bytes if own is None else own
+        devices = self.total.devices
+        if devices is not None:
+            used = self.used_bytes
+            devices = tuple(
+                one
+                if one.free_bytes is None
+                else replace(one, free_bytes=one.free_bytes + used.get(one.index, 0))
+                for one in devices
+            )
+        empty = Ledger()
+        empty.measured(replace(self.total, devices=devices), free, None, self.disk_free_bytes)
+        return not isinstance(empty.fits(needs), Rejection)
 
     def _pick(self, needs: Needs) -> tuple[int, ...] | Rejection:
         lacks = self._lacks_device(needs)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from ..scheduler.model import Rejection
 from ..scheduler.pending import eta_s
 from .calls import STATE_NAMES, CallState, GatewayCall
-from .pool import Offer, Pool, SlotGroup
+from .pool import Offer, Pool, SlotGroup, waits_for
 
 if TYPE_CHECKING:
     from .core import Gateway
@@ -221,7 +221,9 @@ def _lack(gateway: Gateway, call: GatewayCall, offer: Offer) -> str | None:
     if isinstance(found, Rejection):
         return found.shown()
     kept_for = gateway.dispatcher.placer.kept.get(offer.record)
-    if needs and kept_for is not None and kept_for.level is not None and kept_for is not call:
+    if not needs or kept_for is None or kept_for is call:
+        return None
+    if waits_for(kept_for, offer.record):
         return "is kept for a call that has waited longer and needs more"
     return None
 

@@ -9,7 +9,7 @@ while a fast one idles.
 What a call needs is reserved on the node's ledger before it is written to the link, and given back
 when the node has done with it. A call that does not fit now waits, and others that do may pass it,
 for `PASS_S`. Then a node is kept for it: no other call that reserves something is given to that
-node until the one has its place.
+node until the one has its place, as long as the end of calls there can give it that.
 
 A running body that waits for a nested call occupies a slot without using it. Its slot is lent:
 while a call has calls of its own that are not settled, it does not count in its group. Without
@@ -40,12 +40,11 @@ from ..wire.message import Dispatch, Kind, encode
 from . import events
 from .calls import CallInput, CallState, GatewayCall
 from .limits import GatewayLimits
-from .pool import NodeRecord, Offer, Pool, SlotGroup
+from .pool import NodeRecord, Offer, Pool, SlotGroup, waits_for
 from .routing import Refused
 from .traces import Traces
 
 if TYPE_CHECKING:
-    from ..scheduler.model import Needs
     from ..stream import Stream
 
 PASS_S = 5.0
@@ -166,7 +165,8 @@ class Placer:
         """Return the best place that has room now."""
         large = None
         if pool.needy and self.kept:
-            exclude |= {r.node_id for r, one in self.kept.items() if one.level and one is not call}
+            self.kept = {r: one for r, one in self.kept.items() if waits_for(one, r)}
+            exclude |= {r.node_id for r, one in self.kept.items() if one is not call}
         if call.opened_more and (size := sum(call.message.segments)) >= LARGE_BYTES:
             large = Large(size, waiting=pool.queue.waiting)
         chosen = pool.ranked.choose(exclude, large)
@@ -214,8 +214,10 @@ class Placer:
         assert record.grants is not None
         needs = pool.ranked.needs_at(offer.group) if pool.needy else NO_NEEDS
         scores = pool.ranked.judged(offer.group).scores if needs else None
-        if needs and not self._reserve(call, offer, needs):
-            return False
+        if needs:
+            call.reservation = record.host.reserve(needs)
+            if call.reservation is None:
+                return False  # It is not there now.
         self.traces.keep(call, pool, offer.group, scores, now)
         deadline_ms = None
         if deadline is not None:
@@ -280,14 +282,6 @@ class Placer:
         call.step(what)
         call.attach_down(down)
         events.call_given(call)
-
-    def _reserve(self, call: GatewayCall, offer: Offer, needs: Needs) -> bool:
-        """Promise a call what it needs at a place; False if that is not there now."""
-        reservation = offer.record.host.reserve(needs)
-        if reservation is None:
-            return False
-        call.reservation = reservation
-        return True
 
     def _take_over(self, call: GatewayCall, offer: Offer, now: float) -> None:
         """A node came back with a call: what it needs is reserved again, if it can be."""
@@ -364,7 +358,7 @@ class Placer:
             return True
         record = group.node
         kept_for = self.kept.get(record)
-        if kept_for is not None and kept_for.level is None:
+        if kept_for is not None and not waits_for(kept_for, record):
             del self.kept[record]
             kept_for = None
         if kept_for is not None and kept_for is not call:
@@ -374,7 +368,8 @@ class Placer:
             kept_for = self.kept[record] = call
         if not isinstance(record.host.ledger.fits(needs), Rejection):
             return True
-        if kept_for is None and now - call.since >= PASS_S and call not in self.kept.values():
+        patient = kept_for is None and now - call.since >= PASS_S
+        if patient and call not in self.kept.values() and waits_for(call, record):
             self.kept[record] = call
         return False
 

@@ -280,6 +280,19 @@ class Pool:
             or (strict and group.busy >= group.slots)
         )
 
+    def comes_to(self, record: NodeRecord) -> bool:
+        """Return whether the end of calls on a node could give the next call here its place there.
+
+        What other programs on it use, the end of no call gives back.
+        """
+        group = next((one for one in record.groups.values() if one in self.places), None)
+        if group is None:
+            return False
+        needs, ledger = self.ranked.needs_at(group), record.host.ledger
+        if not isinstance(ledger.fits(needs), Rejection):
+            return True
+        return ledger.reservations > 0 and ledger.could(needs)
+
     def _liking(self, host: Host) -> float:
         """Return how well a node fits what the calls of this pool prefer."""
         for place, offer in reversed(self.places.items()):  # It is asked of the latest.
@@ -291,6 +304,11 @@ class Pool:
                 except TooMuch:
                     return 0.0
         return 0.0
+
+
+def waits_for(call: GatewayCall, record: NodeRecord) -> bool:
+    """Return whether it is of use to a call that a node is kept for it."""
+    return call.level is not None and call.pool is not None and call.pool.comes_to(record)
 
 
 def _scaling(given: object) -> Scaling | None:

@@ -381,3 +381,57 @@ async def test_the_second_best_takes_what_the_best_does_not(
         await settle()
 
     assert (len(fast.given), len(slow.given)) == (1, 1)
+
+
+async def test_a_node_is_not_kept_for_what_no_end_of_a_call_can_give(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A call that wants more than other programs leave of a node waits, and holds nobody up."""
+    node = await world.node(
+        "n1", function("big", slots=8, requirements={"memory": "90GB"}),
+        function("small", slots=8, requirements={"memory": "1GB"}),
+    )  # fmt: skip
+    said = sample(memory_total_bytes=100 * GB, memory_available_bytes=85 * GB, memory_own_bytes=0)
+    say(node, said)
+    await settle()
+    alice, bob = await world.client(), await world.client(user="bob")
+    running = bob.call("small")
+    big = alice.call("big")
+    for _ in range(10):
+        await trio.sleep(1.0)
+        say(node, said)
+    await settle()
+    small = bob.call("small")
+    for at in range(2):
+        (await node.wait_given(at + 1)).answer()
+    assert isinstance(await running.outcome(), Result)
+    assert isinstance(await small.outcome(), Result)
+
+    say(node, {"memory_available_bytes": 95 * GB})
+    (await node.wait_given(3)).answer()
+    assert isinstance(await big.outcome(), Result)
+
+
+async def test_a_node_is_not_kept_for_a_call_that_it_could_not_run_any_more(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A node that takes a function back is free for the calls of its others."""
+    offers = (
+        function("big", slots=8, requirements={"resources": {"license": 2}}),
+        function("small", slots=8, requirements={"resources": {"license": 1}}),
+    )
+    has = {"resources": {"license": 2}}
+    nodes = [await world.node(name, *offers, capabilities=has) for name in ("n1", "n2")]
+    client = await world.client()
+    for name in ("n1", "n2"):
+        client.call("small", node_ids=[name])
+    client.call("big")
+    await trio.sleep(PASS_S + 1.0)
+    await nodes[0].update()
+    placer = world.gateway.dispatcher.placer
+    assert [record.node_id for record in placer.kept] == ["n1"]
+    await nodes[0].update(removed=["big"])
+    small = client.call("small", node_ids=["n1"])
+    (await nodes[0].wait_given(2)).answer()
+
+    assert isinstance(await small.outcome(), Result)

@@ -237,3 +237,36 @@ def test_a_call_that_came_back_keeps_its_devices() -> None:
     assert second.devices == (0,)
     assert host.reserve(needs) is None
     assert host.holds(read_needs({"gpu_memory": "4GB"}), ()).devices == (0,)
+
+
+@pytest.mark.parametrize(
+    ("free", "own", "fits"),
+    [
+        (None, None, 100),  # Nobody else is known to use anything.
+        (70, None, 90),  # Twenty of what is used are promised, ten are not.
+        (70, 25, 95),  # All but five are the node's own.
+    ],
+)
+def test_what_others_use_is_not_given_back(free: int | None, own: int | None, fits: int) -> None:
+    """A call could fit if what is promised came back, and not what other programs use."""
+    ledger = Ledger(Resources(memory_bytes=100))
+    ledger.take(Needs(memory_bytes=20), ())
+    ledger.measured(Resources(memory_bytes=100), free, own)
+
+    assert ledger.could(Needs(memory_bytes=fits))
+    assert not ledger.could(Needs(memory_bytes=fits + 1))
+    assert ledger.reservations == 1
+
+
+def test_a_device_could_take_what_others_leave() -> None:
+    """On a GPU, too: by what its driver says is free, and by what is not the node's."""
+    devices = (
+        Device(0, "", 100, free_bytes=50),
+        Device(1, "", 100, free_bytes=None, foreign_bytes=40),
+    )
+    ledger = Ledger(Resources(devices=devices))
+    ledger.take(Needs(gpus=1, gpu_memory_bytes=30), (0,))
+
+    assert ledger.could(Needs(gpus=1, gpu_memory_bytes=80))
+    assert not ledger.could(Needs(gpus=1, gpu_memory_bytes=81))
+    assert not ledger.could(Needs(gpus=2, gpu_memory_bytes=61))
