@@ -40,7 +40,7 @@ from ..wire.message import Dispatch, Kind, encode
 from . import events
 from .calls import CallInput, CallState, GatewayCall
 from .limits import GatewayLimits
-from .pool import NodeRecord, Offer, Pool, SlotGroup, waits_for
+from .pool import MANY, NodeRecord, Offer, Pool, SlotGroup, waits_for, without_room
 from .routing import Refused
 from .traces import Traces
 
@@ -323,8 +323,12 @@ class Placer:
         if link is None or link.streams_available <= 0:
             return  # It is lost, or takes no more streams: nobody is taken out of a queue for it.
         passed: set[Pool] = set()
+        look = True
         while pools and group.value != NO_ROOM:
             now = trio.current_time()
+            if look and len(pools) > MANY:
+                passed |= without_room(group, now, PASS_S)
+            look = False
             pool = _first(group, passed, now)
             if pool is None:
                 return
@@ -334,8 +338,7 @@ class Placer:
                 self.expire(call)
                 continue
             if _is_reused(call, group):
-                # It cannot wait here, or it would hold up all calls behind it.
-                self.refuse(call, _reused())
+                self.refuse(call, _reused())  # Else it would hold up all calls behind it.
                 continue
             if call.charge is not None and (why := call.charge.refusal(now)):
                 self.refuse(call, why)
@@ -350,6 +353,7 @@ class Placer:
             if not self._dispatch(call, pool, pool.places[group], now):
                 self._enqueue(call, pool, now)
                 return
+            look = True
 
     def _fits(self, call: GatewayCall, pool: Pool, group: SlotGroup, now: float) -> bool:
         """Return whether a waiting call may be given what it needs at a place now."""

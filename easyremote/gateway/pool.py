@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from .registry import Cluster
 
 
+MANY = 8
+"""With more queues at a place, those whose calls do not fit there are left out in one go."""
+
+
 class SlotGroup(Place):
     """Functions of one node that share execution slots.
 
@@ -309,6 +313,31 @@ class Pool:
 def waits_for(call: GatewayCall, record: NodeRecord) -> bool:
     """Return whether it is of use to a call that a node is kept for it."""
     return call.level is not None and call.pool is not None and call.pool.comes_to(record)
+
+
+def without_room(group: SlotGroup, now: float, patient_s: float) -> set[Pool]:
+    """Return the queues of a place whose calls do not fit there now, found in one look at each.
+
+    One of them is left out: the first of those whose next call has waited for `patient_s` and could
+    have its place there, for the node may be kept for it.
+    """
+    ledger = group.host.ledger
+    found: set[Pool] = set()
+    first: Pool | None = None
+    first_rank = (0.0, 0.0, 0)
+    for pool in group.pools:
+        needs = pool.ranked.needs_at(group)
+        if not needs or not isinstance(ledger.fits(needs), Rejection):
+            continue
+        found.add(pool)
+        head = pool.queue.head(now)
+        if head is not None and now - head.since >= patient_s and waits_for(head, group.node):
+            rank = pool.queue.rank(now)
+            if first is None or rank < first_rank:
+                first, first_rank = pool, rank
+    if first is not None:
+        found.remove(first)
+    return found
 
 
 def _scaling(given: object) -> Scaling | None:

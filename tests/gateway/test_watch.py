@@ -10,6 +10,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from easyremote.gateway.placing import PASS_S
+from easyremote.scheduler.pending import PendingQueue
 from easyremote.values import plain
 from easyremote.wire.errors import ErrorCode
 from easyremote.wire.message import Failure, Result, Telemetry, Update
@@ -435,3 +436,43 @@ async def test_a_node_is_not_kept_for_a_call_that_it_could_not_run_any_more(
     (await nodes[0].wait_given(2)).answer()
 
     assert isinstance(await small.outcome(), Result)
+
+
+async def test_many_kinds_of_calls_are_looked_at_once(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many different amounts wait for a node, a look at it asks of each whether it fits
+    a few times, not once for each of the others."""
+    node = await world.node("n1", function("f", slots=500))
+    say(node, sample())
+    await settle()
+    client = await world.client()
+    client.call("f", options={"num_cpus": 8})
+    await settle()
+    for at in range(200):
+        client.call("f", options={"num_cpus": 5 + at / 1000})
+    await settle()
+    asked = 0
+    rank = PendingQueue.rank
+
+    def counted(queue: PendingQueue[Any], now: float) -> tuple[float, float, int]:
+        nonlocal asked
+        asked += 1
+        return rank(queue, now)
+
+    monkeypatch.setattr(PendingQueue, "rank", counted)
+    say(node, sample(cpu=11.0))
+    await settle()
+    assert asked <= 400
+
+    node.given[0].answer()
+    await node.wait_given(2)
+    await settle()
+    assert asked <= 2000
+    assert len(node.given) == 2, "each takes more than half of what is there"
+    await trio.sleep(PASS_S + 1.0)
+    asked = 0
+    say(node, sample(cpu=12.0))
+    await settle()
+    assert asked <= 600
+    assert len(world.gateway.dispatcher.placer.kept) == 1
