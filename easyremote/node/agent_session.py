@@ -44,8 +44,16 @@ from ..outbox import Outbox
 from ..supervise import Backoff
 from ..transport import ByteStream
 from ..wire.errors import ErrorCode, RemoteProtocolError
-from ..wire.message import Failure, Kind, Register, Registered, Telemetry, Update, decode
-from . import outcome as outcomes
+from ..wire.message import (
+    INLINE_MAX,
+    Failure,
+    Kind,
+    Register,
+    Registered,
+    Telemetry,
+    Update,
+    decode,
+)
 from .spec import NodeSpec
 from .telemetry import transferred_bytes
 from .worker_link import gateway_link_settings
@@ -216,9 +224,9 @@ class GatewaySession(LinkHandler):
         link = self.link
         if link is None or link.streams_available <= 0:
             return
-        packed = outcomes.pack(values.encode(self._owner.offer(), allow_pickle=False))
+        body, segments, buffers = _in_one_piece(self._owner.offer())
         self._registration = link.open(
-            Register(packed.body, packed.segments), packed.buffers, handler=_Registration(self)
+            Register(body, segments), buffers, handler=_Registration(self)
         )
 
     def update(self, change: dict[str, Any]) -> None:
@@ -227,8 +235,8 @@ class GatewaySession(LinkHandler):
         if stream is None or not stream.is_open:
             self.register()
             return
-        packed = outcomes.pack(values.encode(change, allow_pickle=False))
-        stream.send(Update(packed.body, packed.segments), packed.buffers)
+        body, segments, buffers = _in_one_piece(change)
+        stream.send(Update(body, segments), buffers)
 
     def report(self, sample: dict[str, Any]) -> None:
         """Say how busy the node is, if anybody listens."""
@@ -308,6 +316,17 @@ class GatewaySession(LinkHandler):
         self._error = error
         if self.link is not None:
             self.link.close()
+
+
+def _in_one_piece(value: dict[str, Any]) -> tuple[bytes | None, list[int], list[memoryview]]:
+    """Return a plain value as a body and its segments; a gateway takes one of either.
+
+    So a long text or `bytes` in it must not become a segment of its own, as in the values of users.
+    """
+    body = values.plain.encode(value)
+    if len(body) <= INLINE_MAX:
+        return body, [], []
+    return None, [len(body)], [memoryview(body)]
 
 
 class _Registration(StreamHandler):

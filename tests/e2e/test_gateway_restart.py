@@ -32,6 +32,10 @@ BODY = """
         mark(name)
         return remote(node_id="n1")(slow)(name + " inner", seconds).result() + " outside"
 
+    @node.register
+    def same(number):
+        return number
+
     @node.register(max_concurrency=4)
     def count(n):
         for i in range(n):
@@ -102,6 +106,15 @@ def test_new_calls_wait_for_the_nodes(running: Cluster) -> None:
     restart(running)
 
     assert client.submit("slow", "early", 0.0).result(60) == "early done"
+
+
+def test_a_node_that_had_many_calls_comes_back(running: Cluster) -> None:
+    """Beyond some thousand, their ids are a long value in what the node says of itself."""
+    client = easyremote.connect(running.address)
+    client.gather([client.submit("same", number) for number in range(5000)])
+    restart(running)
+
+    assert client.submit("same", 7).result(60) == 7
 
 
 def test_a_detached_call_is_found_again(running: Cluster) -> None:
