@@ -51,10 +51,11 @@ class Segment:
 class RelayFrame:
     """A whole DATA frame taken from another connection, header space in front."""
 
-    __slots__ = ("flags", "frame", "owed")
+    __slots__ = ("begin", "flags", "frame", "owed")
 
     def __init__(self, frame: memoryview, flags: int) -> None:
         self.frame = frame
+        self.begin = HEADER_SIZE  # Of what has not been sent.
         self.flags = flags
         self.owed = cost(len(frame) - HEADER_SIZE)  # What it counted where it came in.
 
@@ -234,21 +235,23 @@ class Outgoing:
     def _relay_slice(self, record: StreamRecord, entry: RelayFrame, left: int) -> Chunk:
         """Send a frame in its own memory, or as much of it as there is credit for.
 
-        The header of the rest is written over bytes that are gone by then.
+        What it carries is never written over: somebody may keep it to send it once more.
         """
         assert record.queue
-        frame = entry.frame
-        size, flags, left_us = len(frame) - HEADER_SIZE, entry.flags, entry.owed
+        frame, begin = entry.frame, entry.begin
+        size, flags, left_us = len(frame) - begin, entry.flags, entry.owed
         if size > left:
             size = left_us = left
             flags = 0
-            entry.frame = frame[size:]
+            entry.begin += size
             entry.owed -= left
         else:
             record.queue.popleft()
-        HEADER.pack_into(frame, 0, size, FrameType.DATA, flags, 0, record.stream_id)
         self._charge(record, size, left_us)
-        return [frame[: HEADER_SIZE + size]]
+        if begin > HEADER_SIZE:
+            return [pack_header(size, flags, record.stream_id), frame[begin : begin + size]]
+        HEADER.pack_into(frame, 0, size, FrameType.DATA, flags, 0, record.stream_id)
+        return [frame[: begin + size]]
 
     def _charge(self, record: StreamRecord, size_bytes: int, left_us: int) -> None:
         counted = cost(size_bytes)

@@ -458,7 +458,8 @@ def test_a_relay_passes_frames_on_in_the_memory_they_came_in() -> None:
 
 
 def test_a_relay_splits_a_frame_for_which_there_is_not_enough_credit() -> None:
-    """A small window downstream does not stop a large frame from upstream."""
+    """A small window downstream does not stop a large frame from upstream, nor changes its bytes:
+    whoever keeps it can send it once more."""
     settings = Settings(window_stream_bytes=131_072, window_stream_bytes_max=131_072)
     data = bytes(range(251)) * 1000
     destination = memoryview(bytearray(len(data)))
@@ -469,11 +470,13 @@ def test_a_relay_splits_a_frame_for_which_there_is_not_enough_credit() -> None:
         else None
     )
     stream_id = pair.a.open(Kind.CALL, EMPTY, more=True)
-    pair.a.forward_data(stream_id, memoryview(bytearray(16) + data), last=True, end=True)
+    frame = memoryview(bytearray(16) + data)
+    pair.a.forward_data(stream_id, frame, last=True, end=True)
     pair.pump()
 
     assert pair.events_b[-1] == ev.SegmentsFilled(stream_id, end=True)
     assert bytes(destination) == data
+    assert bytes(frame[16:]) == data
 
 
 def test_a_relay_that_does_not_consume_holds_no_more_than_a_window() -> None:
