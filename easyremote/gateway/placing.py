@@ -112,13 +112,13 @@ class Placer:
         call.priority = call.priority or pool.priority
         if not pool.queue.waiting:
             offer = self._choose(call, pool)
-            if offer is not None and not _passes_by(offer.group):
-                if _is_reused(call, offer.group):
-                    raise _reused()
-                if self._dispatch(call, pool, offer, now):
-                    return
-                # The best one takes no more just now, and another one may be idle.
-                other = self._choose(call, pool, pool.unable(call))
+            if offer is not None:
+                if not _passes_by(offer.group):
+                    if _is_reused(call, offer.group):
+                        raise _reused()
+                    if self._dispatch(call, pool, offer, now):
+                        return
+                other = self._choose(call, pool, pool.unable(call))  # It may be idle.
                 if other is not None and self._dispatch(call, pool, other, now):
                     return
         if self.queued >= self.limits.queued_max:

@@ -273,7 +273,7 @@ class Pool:
         return offer.record.host.ledger.ever(needs) if needs else None
 
     def unable(self, call: GatewayCall) -> frozenset[str]:
-        """Return the nodes to which a call cannot be written now, whatever room they have."""
+        """Return the nodes that are not to be given a call now, whatever room they have."""
         strict = call.charge is not None and call.charge.strict
         return frozenset(
             offer.record.node_id
@@ -281,7 +281,7 @@ class Pool:
             if (link := offer.record.link) is None
             or link.streams_available <= 0
             or call.message.call_id in offer.record.running
-            or (strict and group.busy >= group.slots)
+            or (group.busy >= group.slots and (strict or bool(group.pools)))
         )
 
     def comes_to(self, record: NodeRecord) -> bool:

@@ -476,3 +476,24 @@ async def test_many_kinds_of_calls_are_looked_at_once(
     await settle()
     assert asked <= 600
     assert len(world.gateway.dispatcher.placer.kept) == 1
+
+
+async def test_a_call_that_may_not_pass_by_another_goes_where_a_slot_is_free(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A call that would be held ahead of a slot for which another one waits is no reason to wait
+    where a slower node is idle."""
+    quota = {"seconds": 1000, "per": "day"}
+    fast = await world.node("fast", function("f"), function("g", quota=quota))
+    slow = await world.node("slow", function("f"))
+    for node_id, body_s in (("fast", 1e-4), ("slow", 30.0)):
+        group = world.gateway.registry.nodes[node_id].groups["main"]
+        for _ in range(10):
+            group.learn(body_s)
+    client = await world.client()
+    for name in ("g", "g", "f"):
+        client.call(name)
+        await settle()
+
+    assert [given.dispatch.function for given in fast.given] == ["g"]
+    assert [given.dispatch.function for given in slow.given] == ["f"]
