@@ -281,9 +281,11 @@ class ReplicaPool(Pool):
         return sum(worker.state is not WorkerState.ENDING for worker in self.workers)
 
     def worker_ready(self, worker: WorkerProcess) -> None:
-        """A replica takes its first call."""
+        """A replica takes its first call, unless it is one too many by now."""
         self._idle.append(worker)
         self.pump()
+        if self.alive > self.slots:
+            self.shrink()
 
     def worker_freed(self, worker: WorkerProcess) -> None:
         """The call of a replica is gone: it takes the next one, unless it is one too many."""

@@ -317,6 +317,17 @@ def test_as_many_replicas_are_kept_as_are_wanted() -> None:
     assert len(pool.workers) == 1
 
 
+def test_replicas_that_are_no_longer_wanted_when_they_are_ready_end() -> None:
+    """The queue was gone before they had started."""
+    pool = Pool(1)
+    pool.pool.keep(3, 3)
+    pool.pool.keep(1, 1)
+    pool.ready()
+
+    assert len(pool.ended) == 2
+    assert pool.pool.alive == 1
+
+
 # ---- CUDA_VISIBLE_DEVICES ------------------------------------------------------------------------
 
 
