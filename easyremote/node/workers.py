@@ -372,8 +372,9 @@ class WorkerProcess(LinkHandler):
         self.kill(self._replaced)
 
     def retire(self) -> None:
-        """Give it nothing more: it is about to be ended."""
-        self._step(WorkerInput.TOLD)
+        """Give it nothing more: it is about to be ended, unless it has just ended by itself."""
+        if self.state is not WorkerState.DEAD:
+            self._step(WorkerInput.TOLD)
 
     async def end(self, grace_s: float) -> None:
         """Say goodbye and see the process to its end, if it is a child of ours."""

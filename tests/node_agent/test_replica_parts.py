@@ -328,6 +328,15 @@ def test_replicas_that_are_no_longer_wanted_when_they_are_ready_end() -> None:
     assert pool.pool.alive == 1
 
 
+def test_a_replica_that_died_while_it_was_idle_can_be_given_up() -> None:
+    """Its pool may still list it for a moment."""
+    worker = WorkerProcess(*cast("Any", (None, None, None, None)))
+    worker.state = WorkerState.DEAD
+    worker.retire()
+
+    assert worker.state is WorkerState.DEAD
+
+
 # ---- CUDA_VISIBLE_DEVICES ------------------------------------------------------------------------
 
 
