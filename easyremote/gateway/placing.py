@@ -13,8 +13,7 @@ node until the one has its place, as long as the end of calls there can give it 
 
 A running body that waits for a nested call occupies a slot without using it. Its slot is lent:
 while a call has calls of its own that are not settled, it does not count in its group. Without
-that, a node with one slot whose function calls another function of the same node would wait for
-ever.
+that, a node with one slot whose function calls another one of its own would wait for ever.
 
 Rules of this file. 1) No I/O but opening streams. 2) A group's `busy` and `pools`, and a call's
 `offer`, `level` and `reservation`, change here alone. 3) A call that expired is never dispatched.
@@ -365,12 +364,13 @@ class Placer:
         if kept_for is not None and not waits_for(kept_for, record):
             del self.kept[record]
             kept_for = None
+        fits = not isinstance(record.host.ledger.fits(needs), Rejection)
         if kept_for is not None and kept_for is not call:
-            if kept_for.pool is not pool:
-                return False
+            if kept_for.pool is not pool and not (fits and call in self.kept.values()):
+                return False  # Whoever has a node kept elsewhere, and fits here, frees that one.
             # It is another user's turn there now, for the same: else both would wait.
             kept_for = self.kept[record] = call
-        if not isinstance(record.host.ledger.fits(needs), Rejection):
+        if fits:
             return True
         patient = kept_for is None and now - call.since >= PASS_S
         if patient and call not in self.kept.values() and waits_for(call, record):

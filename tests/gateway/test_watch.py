@@ -497,3 +497,39 @@ async def test_a_call_that_may_not_pass_by_another_goes_where_a_slot_is_free(
 
     assert [given.dispatch.function for given in fast.given] == ["g"]
     assert [given.dispatch.function for given in slow.given] == ["f"]
+
+
+async def test_two_calls_do_not_wait_for_each_others_nodes(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Of two calls for which a node each is kept, one that fits on the other's node runs there."""
+    offers = (
+        function("wide", slots=8, requirements={"memory": "50GB"}),
+        function("deep", slots=8, requirements={"resources": {"license": 2}}),
+        function("memory", slots=8, requirements={"memory": "60GB"}),
+        function("license", slots=8, requirements={"resources": {"license": 1}}),
+    )
+    has = {"resources": {"license": 2}}
+    nodes = [await world.node(name, *offers, capabilities=has) for name in ("n1", "n2")]
+    said = sample(memory_total_bytes=100 * GB, memory_available_bytes=100 * GB, memory_own_bytes=0)
+    client = await world.client()
+    for node in nodes:
+        say(node, said)
+        await settle()
+        for name in ("memory", "license"):
+            client.call(name, node_ids=[node.node_id])
+    waiting = {name: client.call(name) for name in ("wide", "deep")}
+    await trio.sleep(PASS_S + 1.0)
+    for node in nodes:
+        say(node, said)
+        await settle()
+    kept = {r.node_id: one for r, one in world.gateway.dispatcher.placer.kept.items()}
+    assert {one.message.function for one in kept.values()} == set(waiting)
+    # What is in the way of a call stays on its node, and ends on the node of the other.
+    for node in nodes:
+        gone = "license" if kept[node.node_id].message.function == "wide" else "memory"
+        next(one for one in node.given if one.dispatch.function == gone).answer()
+    for node in nodes:
+        (await node.wait_given(3)).answer()
+    for call in waiting.values():
+        assert isinstance(await call.outcome(), Result)
