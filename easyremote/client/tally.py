@@ -110,15 +110,18 @@ class Tally:
     def _fold(self) -> None:
         """Add up the calls that have ended since the last time."""
         with self._lock:
-            for call_id, outcome, seconds, attempts in _take(self._fresh):
-                self.called += 1
-                self.again += attempts - 1
-                if outcome == CANCELLED:
-                    continue
-                self.finished += 1
-                self.succeeded += outcome == OK
-                self.seconds += seconds
-                self._ended.append((call_id, outcome == OK))
+            self._add_up()
+
+    def _add_up(self) -> None:
+        for call_id, outcome, seconds, attempts in _take(self._fresh):
+            self.called += 1
+            self.again += attempts - 1
+            if outcome == CANCELLED:
+                continue
+            self.finished += 1
+            self.succeeded += outcome == OK
+            self.seconds += seconds
+            self._ended.append((call_id, outcome == OK))
 
     # ---- looking -------------------------------------------------------------------------------
 
@@ -127,15 +130,17 @@ class Tally:
 
         Args:
             session: Through which it is asked.
-            under_way: Calls without an outcome.
+            under_way: Calls that had no outcome yet.
         """
         self._fold()
         with self._looking:
             self._ask(session)
             types = sorted(self._types.items(), key=lambda one: (-one[1], one[0]))
             efficiency = self._booked / self._cost if self._cost > 0.0 else None
-        mine = [call for call in under_way if not call.attached]
         with self._lock:
+            self._add_up()
+            # Those that had no outcome a moment ago, less those that have been added up since.
+            mine = [call for call in under_way if call.future is not None and not call.attached]
             called, finished = self.called + len(mine), self.finished
             again = self.again + sum(call.attempts - 1 for call in mine)
             succeeded, seconds = self.succeeded, self.seconds

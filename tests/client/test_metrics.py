@@ -12,6 +12,7 @@ import pytest
 
 from easyremote import Future, TaskCancelledError, remote
 from easyremote.client import tally as tally_module
+from easyremote.client.call import OutgoingCall
 from easyremote.client.client import Client
 from easyremote.errors import GatewayUnreachableError
 from easyremote.metrics import CLIENT_FEATURES, ClientMetrics
@@ -107,6 +108,19 @@ def test_a_call_that_was_cancelled_neither_succeeded_nor_failed(
 
     assert (found.functions_called, found.success_rate, found.avg_response_time) == (1, 1.0, 0.0)
     assert found.features_used == ["cancel"]
+
+
+def test_a_call_that_ends_while_somebody_looks_is_counted_once(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    """It was among those under way when the look began, and is among the ended ones now."""
+    future, session = client.submit("f", 1), client.session
+    seen = [one for one in session.unsettled if isinstance(one, OutgoingCall)]
+    gateway.next_call().result(1)
+    assert future.result(WAIT_S) == 1
+
+    assert len(seen) == 1
+    assert session.tally.metrics(session, seen).functions_called == 1
 
 
 def test_calls_of_another_program_are_not_ours(gateway: ScriptedGateway, client: Client) -> None:
