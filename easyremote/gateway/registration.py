@@ -32,6 +32,8 @@ _log = Log("gateway")
 
 NEWS_COST = 1.0 / 16.0
 """Of the abuse budget, for each registration, change or sample: some 500 a second are free."""
+RESIZE_COST = 1.0
+"""For a sample that says that the machine is a smaller or larger one: seldom true."""
 NEWS_UNIT_BYTES = 128 * 1024
 """So many bytes of a change cost 1."""
 
@@ -59,7 +61,8 @@ class RegistrationHandler(StreamHandler):
             stream.link.charge(NEWS_COST)
             record, sample = self._record, decode(Telemetry, payload).sample
             record.sample = merged(record.sample, sample)
-            self._gateway.watch.heard(record, sample, stream.link.connection.now)
+            if self._gateway.watch.heard(record, sample, stream.link.connection.now):
+                stream.link.charge(RESIZE_COST)
         elif kind == Kind.UPDATE:
             message = decode(Update, payload)
             _charge(stream, message)

@@ -41,16 +41,23 @@ class Watch:
         self._placer = placer
         self._tell = tell
 
-    def heard(self, record: NodeRecord, sample: Mapping[str, Any], now: float) -> None:
-        """A node sent a sample; what it does not name has not changed."""
+    def heard(self, record: NodeRecord, sample: Mapping[str, Any], now: float) -> bool:
+        """A node sent a sample; what it does not name has not changed.
+
+        Returns:
+            Whether it has become another machine, as far as calls go: all that it offers was looked
+            at again.
+        """
         host = record.host
         before, health = _size(host.ledger.total), host.health
         host.heard(sample, now)
-        if _size(host.ledger.total) != before:
+        resized = _size(host.ledger.total) != before
+        if resized:
             # Calls may fit there now that never did, and the other way round.
             self._registry.refresh(record)
         if host.health != health or any(group.pools for group in record.groups.values()):
             self._placer.pump_node(record)
+        return resized
 
     def tick(self, now: float) -> None:
         """Let time pass, about once a second."""

@@ -533,3 +533,18 @@ async def test_two_calls_do_not_wait_for_each_others_nodes(
         (await node.wait_given(3)).answer()
     for call in waiting.values():
         assert isinstance(await call.outcome(), Result)
+
+
+async def test_a_node_that_is_another_machine_each_time_is_sent_away(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Samples are cheap, and those that change what could ever run on a node are not."""
+    steady = await world.node("steady", function("f"))
+    wild = await world.node("wild", function("f"))
+    for at in range(300):
+        say(steady, sample(cpu=at % 100, memory_available_bytes=GB + at))
+        say(wild, sample(memory_total_bytes=32 * GB + at))
+    await settle()
+
+    assert wild.over.is_set()
+    assert not steady.over.is_set()
