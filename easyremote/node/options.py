@@ -40,6 +40,9 @@ ENFORCED = frozenset(
 )  # fmt: skip
 """Keywords whose effect is there: behaviour, or the place in discovery that they ask for."""
 
+PRIORITY_MAX = 1000
+"""The same as for callers: a gateway passes over any other."""
+
 TREE_DEPTH_MAX = 16
 TREE_NODES_MAX = 4000
 TEXT_MAX = 16 * 1024
@@ -201,9 +204,11 @@ def count(keyword: str, value: Any) -> int | None:
     return value
 
 
-def _whole(keyword: str, value: Any) -> int:
+def _priority(keyword: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{keyword} is a whole number, not {value!r}")
+    if abs(value) > PRIORITY_MAX:
+        raise ValueError(f"{keyword} lies between -{PRIORITY_MAX} and {PRIORITY_MAX}, not {value}")
     return value
 
 
@@ -226,6 +231,8 @@ def _requirements(keyword: str, value: Any) -> Mapping[str, Any] | None:
 
 
 def _text_or_mapping(keyword: str, value: Any) -> str | Mapping[str, Any] | None:
+    if value is not None and not isinstance(value, str | Mapping):
+        raise TypeError(f"{keyword} is text or a dict, not {type(value).__name__}")
     return _mapping(keyword, value) if isinstance(value, Mapping) else _text(keyword, value)
 
 
@@ -286,6 +293,8 @@ def _balancing(keyword: str, value: Any) -> Any:
 def _tags(keyword: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         raise TypeError(f"{keyword} is a list of texts; write [{value!r}]")
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{keyword} is a list of texts, not {value!r}")
     tags = tuple(value)
     if len(tags) > 100 or not all(isinstance(tag, str) and 0 < len(tag) <= 200 for tag in tags):
         raise TypeError(f"{keyword} is a list of at most 100 short texts")
@@ -314,7 +323,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "billing": _billing,
     "timeout": _positive,
     "max_concurrency": count,
-    "priority": _whole,
+    "priority": _priority,
     "idempotent": _flag,
     "cache": _cache,
     "split": _text,

@@ -99,6 +99,7 @@ def test_unenforced_names_exactly_what_has_no_effect_yet() -> None:
         ({"quota_per_user": "2_hous_daily"}, "quota_per_user.*did you mean 'hours'"),
         ({"quota_per_user": {"calls": 3}}, "quota_per_user.*needs a period"),
         ({"quota_per_user": {"calls": 3, "per": "day", "tz": "Mars"}}, "no time zone"),
+        ({"priority": 1001}, "priority lies between -1000 and 1000"),
         ({"billing": "per_requst"}, "billing.*did you mean 'per_request'"),
         ({"billing": {"mode": "per_gb", "price": -1}}, "billing.*from 0"),
     ],
