@@ -57,8 +57,11 @@ def read_since(text: str, now: float) -> float:
         now: Seconds since the epoch.
 
     Raises:
+        TypeError: It is no text.
         ValueError: It means none.
     """
+    if not isinstance(text, str):
+        raise TypeError(f'a time is a text such as "24h", "7d" or "2026-03-01", not {text!r}')
     ago = _AGO.fullmatch(text.strip())
     if ago is not None:
         return now - float(ago[1]) * UNITS_S[ago[2]]

@@ -7,7 +7,7 @@ import io
 import json
 import time
 from contextlib import closing
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -146,6 +146,8 @@ def test_a_date_is_local_and_nonsense_is_refused() -> None:
     assert time.localtime(read_since("2026-03-01", NOW))[:4] == (2026, 3, 1, 0)
     with pytest.raises(ValueError, match="write 24h or 7d"):
         read_since("yesterday", NOW)
+    with pytest.raises(TypeError, match="24h"):
+        read_since(cast("str", 3600), NOW)
 
 
 def test_facts_keep_what_a_newer_gateway_says_more() -> None:
