@@ -41,14 +41,16 @@ class Alive:
 
     Attributes:
         at: When the peer was certainly there, on `clock`.
+        heard_at: The same on trio's clock.
     """
 
-    __slots__ = ("_ahead_s", "at")
+    __slots__ = ("_ahead_s", "at", "heard_at")
 
     def __init__(self) -> None:
         """The peer is there now."""
         self.at = clock()
-        self._ahead_s = self.at - trio.current_time()
+        self.heard_at = trio.current_time()
+        self._ahead_s = self.at - self.heard_at
 
     def answered(self, now: float, rtt_s: float) -> None:
         """A ping was answered.
@@ -57,5 +59,6 @@ class Alive:
             now: When, on trio's clock.
             rtt_s: How long that took, on the same clock.
         """
-        self.at = now - rtt_s + self._ahead_s
+        self.heard_at = now - rtt_s
+        self.at = self.heard_at + self._ahead_s
         self._ahead_s = clock() - now

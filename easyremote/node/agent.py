@@ -28,6 +28,7 @@ from typing import Any
 
 import trio
 
+from ..alive import Alive
 from ..config import Address
 from ..errors import EasyRemoteError, detail_of
 from ..flow import Buffers
@@ -110,7 +111,8 @@ class Agent:
         self._session: GatewaySession | None = None
         self._registered_info: dict[str, Any] = {}
         self._running: dict[bytes, DispatchedCall] = {}
-        self._orphans = Orphanage(self._timers)
+        self._orphans = Orphanage(self._timers, heard_at=self._heard_at)
+        self._alive: Alive | None = None
         self._restarted = False
         self._nested = NestedCalls()
         self._stop_at: float | None = None
@@ -275,6 +277,13 @@ class Agent:
     def gateway_welcomed(self, *, restarted: bool) -> None:
         """The gateway let us in again: the one that we had, or one that was started anew."""
         self._restarted = self._restarted or restarted  # Until it has heard what we had.
+
+    def _heard_at(self) -> float:
+        """Return when the gateway was last known to be alive."""
+        link = None if self._session is None else self._session.link
+        if link is not None:
+            self._alive = link.alive  # After the loss of the link, it is asked for once more.
+        return trio.current_time() if self._alive is None else self._alive.heard_at
 
     def gateway_lost(self) -> None:
         """The link to the gateway is gone."""

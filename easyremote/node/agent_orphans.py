@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
@@ -55,9 +56,14 @@ SPENT_S = 240.0
 """How long ids of calls that are over are told to a gateway: callers submit them again for 120 s,
 after up to 60 s in which they may have left their outcome untouched, and wait 20 s for us."""
 KEEP_S = 2.0
-"""How long an outcome is kept that was written to a link: longer than one waits in a gateway."""
+"""An outcome that was written to a link is kept until the gateway is known to have been alive so
+much later: longer than one waits in a gateway that is alive."""
 KEEP_LARGE_S = 10.0
 """The same for one that went out in pieces: its caller may take them slowly."""
+LOOK_S = 6.0
+"""Pings that tell whether the gateway is alive leave every five seconds."""
+WRITTEN_MAX = 16_384
+"""Outcomes that are kept although they were written: those of some seconds of a busy node."""
 KEEP_BYTES_MAX = 32 * 1024 * 1024
 """Bytes of outcomes that are kept, and of those that are on their way. A larger one is lost with
 the gateway that was passing it on."""
@@ -95,9 +101,20 @@ class Orphanage:
         ttl_s: How long a call waits for a gateway.
     """
 
-    def __init__(self, timers: Timers, ttl_s: float = ORPHAN_TTL_S) -> None:
+    def __init__(
+        self, timers: Timers, ttl_s: float = ORPHAN_TTL_S,
+        heard_at: Callable[[], float] = trio.current_time,
+    ) -> None:  # fmt: skip
+        """Begin.
+
+        Args:
+            timers: Those of the agent.
+            ttl_s: How long a call waits for a gateway.
+            heard_at: Says when the gateway was last known to be alive.
+        """
         self._timers = timers
         self.ttl_s = ttl_s
+        self._heard_at = heard_at
         self._orphans: dict[bytes, DispatchedCall] = {}
         self._until: dict[bytes, float] = {}
         self._given: OrderedDict[bytes, float] = OrderedDict()
@@ -212,7 +229,7 @@ class Orphanage:
     def written_large(self, call: DispatchedCall, record: Record) -> None:
         """The last piece of a large result has gone out on the link."""
         self._note(call, record.entries, record.size_bytes, KEEP_LARGE_S)
-        self._timers.at(trio.current_time() + KEEP_LARGE_S + 0.1, self._forget_written)
+        self._timers.at(trio.current_time() + KEEP_LARGE_S + LOOK_S, self._forget_written)
 
     def _note(
         self, call: DispatchedCall, entries: list[Held], size_bytes: int, keep_s: float
@@ -231,15 +248,19 @@ class Orphanage:
         self._forget_written()
 
     def _forget_written(self) -> None:
-        """What was written long enough ago has arrived."""
-        written, now = self._written, trio.current_time()
-        while written and (written[0][0] < now or self._written_bytes > KEEP_BYTES_MAX):
+        """What was written long enough before the gateway was heard has arrived."""
+        written, heard_at = self._written, self._heard_at()
+        while written and (
+            written[0][0] < heard_at
+            or self._written_bytes > KEEP_BYTES_MAX
+            or len(written) > WRITTEN_MAX
+        ):
             self._written_bytes -= written.popleft()[1].size_bytes
 
     def link_lost(self) -> None:
         """What was written last may have reached nobody."""
-        now = trio.current_time()
-        kept = [one for until, one in self._written if until >= now]
+        now, heard_at = trio.current_time(), self._heard_at()
+        kept = [one for until, one in self._written if until >= heard_at]
         self._written.clear()
         self._written_bytes = 0
         if kept:

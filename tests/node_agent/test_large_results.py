@@ -8,7 +8,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from easyremote.node import agent_orphans
 from easyremote.node.agent_calls import CallState
-from easyremote.node.agent_orphans import KEEP_LARGE_S, ORPHAN_TTL_S
+from easyremote.node.agent_orphans import KEEP_LARGE_S, LOOK_S, ORPHAN_TTL_S
 from easyremote.stream import Stream
 from easyremote.wire.errors import ErrorCode
 from easyremote.wire.frame import HEADER_SIZE
@@ -123,7 +123,7 @@ async def test_a_result_that_left_long_ago_is_let_go(autojump_clock: MockClock) 
         await give(rig, slow=False)
         await say_result(rig)
         assert rig.orphans._written_bytes == SIZE
-        await trio.sleep(KEEP_LARGE_S + 1.0)
+        await trio.sleep(KEEP_LARGE_S + LOOK_S + 1.0)
         assert rig.orphans._written_bytes == 0
         await lose(rig)
         assert rig.orphans.to_plain(restarted=False) == {}

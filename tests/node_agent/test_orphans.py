@@ -43,7 +43,11 @@ class OrphanRig(Rig):
 
     def __init__(self) -> None:
         super().__init__(isolated=False)
-        self.orphans = Orphanage(self.timers)
+        self.silent_since: float | None = None
+        self.orphans = Orphanage(self.timers, heard_at=self._heard_at)
+
+    def _heard_at(self) -> float:
+        return trio.current_time() if self.silent_since is None else self.silent_since
 
     def _dispatched(
         self, stream: Stream, kind: int, payload: bytes, more: bool, end: bool
@@ -285,6 +289,21 @@ async def test_an_outcome_on_a_dying_link_is_said_again(autojump_clock: MockCloc
         await trio.sleep(ORPHAN_TTL_S + 1.0)
         assert rig.orphans.to_plain(restarted=False) == {}
         assert rig.agent_up.streams_open == 0
+
+
+async def test_an_outcome_that_a_stopped_gateway_never_read_is_said_again(
+    autojump_clock: MockClock,
+) -> None:
+    """It is kept as long as the gateway is not known to have been alive after it."""
+    async with orphan_rig() as (rig, _nursery):
+        await rig.give()
+        rig.silent_since = trio.current_time()
+        stream_of(rig.callees[0]).send(RESULT, end=True)
+        await trio.sleep(10 * KEEP_S)
+        await rig.lose_gateway()
+        rig.orphans.link_lost()
+        [kept] = rig.orphans.to_plain(restarted=False)["kept"]
+        assert kept["call_id"] == CALL_ID
 
 
 async def test_the_outcome_of_a_stream_is_not_said_again(autojump_clock: MockClock) -> None:
