@@ -57,14 +57,14 @@ def whereabouts(gateway: Gateway, call: GatewayCall, now: float) -> dict[str, An
         "eta_s": eta_s,
         "node_id": None if call.offer is None else call.offer.record.node_id,
         "attempt": call.attempt,
-        "placement": placement(gateway, call.message.call_id, now),
+        "placement": placement(gateway, call.principal.user, call.message.call_id, now),
     }
 
 
-def placement(gateway: Gateway, call_id: bytes, now: float) -> dict[str, Any] | None:
-    """Return why a call was given where it was given; None if that is not (or no more) known."""
+def placement(gateway: Gateway, user: str, call_id: bytes, now: float) -> dict[str, Any] | None:
+    """Return why a user's call was given where it was; None if that is not known (any more)."""
     traces = gateway.dispatcher.placer.traces
-    return traces.placement(call_id, gateway.state.store.clock() - now)
+    return traces.placement(user, call_id, gateway.state.store.clock() - now)
 
 
 def _eta_s(pool: Pool, ahead: int, now: float) -> float | None:

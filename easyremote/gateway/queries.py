@@ -181,7 +181,7 @@ def _call(gateway: Gateway, session: Session, args: Args) -> Any:
     if type(call_id) is bytes and call_id not in session.caller.calls:
         node_id = session.caller.served_by(call_id)
         if node_id is not None:  # It is over, and not long ago.
-            why = placement(gateway, call_id, trio.current_time())
+            why = placement(gateway, session.principal.user, call_id, trio.current_time())
             return {"state": "done", "node_id": node_id, "placement": why}
     return whereabouts(gateway, _own_call(session, args), trio.current_time())
 

@@ -43,10 +43,10 @@ class Trace(NamedTuple):
 
 
 class Traces:
-    """The latest decisions, by call id."""
+    """The latest decisions, by user and call id: two users may have calls of one id."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[bytes, Trace] = OrderedDict()
+        self._known: OrderedDict[tuple[str, bytes], Trace] = OrderedDict()
 
     def keep(
         self, call: GatewayCall, pool: Pool, place: Place, scores: Scores | None, now: float
@@ -69,18 +69,21 @@ class Traces:
             scores = place.scores() if simple else places.judged(place).scores
         devices = () if call.reservation is None else call.reservation.devices
         known = self._known
-        known[call.message.call_id] = Trace(place, scores, full, pool, devices, now)
+        known[call.principal.user, call.message.call_id] = Trace(
+            place, scores, full, pool, devices, now
+        )
         if len(known) > KEPT_MAX:
             known.popitem(last=False)
 
-    def placement(self, call_id: bytes, wall_minus_now: float) -> dict[str, Any] | None:
+    def placement(self, user: str, call_id: bytes, wall_minus_now: float) -> dict[str, Any] | None:
         """Return a decision as plain data; None if it is not remembered.
 
         Args:
+            user: The asker.
             call_id: Of a call of the asker.
             wall_minus_now: Epoch seconds at the zero of trio's clock.
         """
-        trace = self._known.get(call_id)
+        trace = self._known.get((user, call_id))
         if trace is None:
             return None
         weights, scores = trace.pool.ranked.policy.weights, trace.scores

@@ -248,3 +248,23 @@ async def test_a_stub_names_no_more_nodes_than_a_call(
 
     assert isinstance(answer, Failure)
     assert answer.code == ErrorCode.BAD_ARGUMENT
+
+
+async def test_a_placement_is_of_a_call_of_the_asker(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Two users may have calls of one id, and neither sees where the other's went."""
+    await world.node("mine", function("f"), user="alice")
+    await world.node("theirs", function("g"), user="bob")
+    alice, bob = await world.client(user="alice"), await world.client(user="bob")
+    call_id = new_id()
+    alice.call("f", call_id=call_id)
+    await trio.testing.wait_all_tasks_blocked()
+    bob.call("g", call_id=call_id)
+    await trio.testing.wait_all_tasks_blocked()
+    shown = [
+        (await client.ask("call", call_id=call_id))["placement"]["node_id"]
+        for client in (alice, bob)
+    ]
+
+    assert shown == ["mine", "theirs"]
