@@ -218,9 +218,7 @@ class Placer:
             if call.reservation is None:
                 return False  # It is not there now.
         self.traces.keep(call, pool, offer.group, scores, now)
-        deadline_ms = None
-        if deadline is not None:
-            deadline_ms = max(1, int((deadline - now) * 1000.0))
+        deadline_ms = None if deadline is None else max(1, int((deadline - now) * 1000.0))
         call.attempt += 1
         principal = call.principal
         context: dict[str, object] = {
