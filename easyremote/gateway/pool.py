@@ -277,11 +277,11 @@ class Pool:
         strict = call.charge is not None and call.charge.strict
         return frozenset(
             offer.record.node_id
-            for group, offer in self.places.items()
+            for offer in self.places.values()
             if (link := offer.record.link) is None
             or link.streams_available <= 0
             or call.message.call_id in offer.record.running
-            or (group.busy >= group.slots and (strict or bool(group.pools)))
+            or (offer.group.busy >= offer.group.slots and (strict or bool(offer.group.pools)))
         )
 
     def comes_to(self, record: NodeRecord) -> bool:
