@@ -86,7 +86,7 @@ def wait_for_functions(home: Path, port: int, folder: Path) -> None:
     until = time.monotonic() + START_S
     while True:
         seen = easyremote(home, "status", "--gateway", f"localhost:{port}")
-        if "my-computer.count" in seen.stdout:
+        if "my-computer.count" in seen.stdout and "gpu-01.render" in seen.stdout:
             return
         logs = "\n".join(path.read_text() for path in folder.glob("*.log"))
         assert time.monotonic() < until, f"{seen.stderr}\n{logs}"
@@ -104,6 +104,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pa
     with ExitStack() as stack:
         stack.enter_context(running(folder / "gateway.py", home))
         stack.enter_context(running(folder / "node.py", home))
+        stack.enter_context(running(folder / "shared_node.py", home))
         wait_for_functions(home, port, folder)
         yield folder, home
 
@@ -112,7 +113,7 @@ def test_every_python_block_is_a_script_that_is_run() -> None:
     """No Python of the README is only for show."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
 
-    assert set(scripts()) == {"gateway.py", "node.py", *CLIENTS}
+    assert set(scripts()) == {"gateway.py", "node.py", "shared_node.py", *CLIENTS}
     assert len(_PYTHON.findall(text)) == len(scripts())
 
 
@@ -155,4 +156,4 @@ def test_the_shell_commands_of_the_readme_work(cluster: tuple[Path, Path]) -> No
     assert (called.returncode, called.stdout) == (0, "3\n"), called.stderr
     assert "my-computer" in watched.stdout
     assert examined.returncode == 0, examined.stdout
-    assert "1 node connected, with 3 functions" in examined.stdout
+    assert "2 nodes connected, with 4 functions" in examined.stdout
