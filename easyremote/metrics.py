@@ -33,7 +33,8 @@ class ComputeNodeMetrics:
         connection_stability: Share of the uptime in which the gateway had the node registered.
         data_transfer_rate: Bytes a second on the link to the gateway, both ways, smoothed over ten
             seconds.
-        revenue_generated: Sum of the node's billing records, in its currency, as its gateway says.
+        revenue_generated: Sum of the node's billing records, as its gateway says; where prices have
+            several currencies, of those in the currency of most of its paid calls.
         user_satisfaction: In 0 to 1: the explicit rating that users gave (`client.rate()`), if
             they did; else Apdex over the finished calls. A call satisfies if it succeeded within
             its target, half satisfies within four targets, and fails to satisfy otherwise; the
