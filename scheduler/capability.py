@@ -195,7 +195,8 @@ def _value(value: Any) -> Value:
     sign, rest = split_comparison(_bounded(value))
     text = str(rest).strip().lower()
     number = _number(text)
-    if number is None and sign not in _EQUAL:
+    twice = bool(sign) and text.startswith(("<", ">", "=", "!"))  # "=>16GB"
+    if twice or (number is None and sign not in _EQUAL):
         raise ValueError(f'{shown(value)} compares with no number; write ">=16GB", ">8" or "<0.5"')
     return Value(value.strip(), sign, text, number)
 

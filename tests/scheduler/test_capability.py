@@ -161,6 +161,7 @@ def test_exactly_what_was_named_comes_before_more_of_it() -> None:
         ({"gpu": [b"x"]}, "a text or a number"),
         ({"gpu": b"x"}, "a text or a number"),
         ({"gpu.memory": ">=lots"}, 'write ">=16GB"'),
+        ({"gpu.memory": "=>16GB"}, 'write ">=16GB"'),
         ("x" * (TEXT_CHARS_MAX + 1), f"at most {TEXT_CHARS_MAX} characters"),
         ({"x" * (TEXT_CHARS_MAX + 1): 1}, f"at most {TEXT_CHARS_MAX} characters"),
         (["a"] * (WISHES_MAX + 1), "more than"),
