@@ -22,8 +22,8 @@ from collections.abc import Callable
 import trio
 
 TURN_S = 0.006
-"""What is said in a turn is sent at its end, and each sending costs as much as handling a call: with
-turns of 2 ms, a gateway under load spent a fifth of its time on sending little pieces."""
+"""What is said in a turn is sent at its end, and each sending costs as much as handling a call:
+with turns of 2 ms, a gateway under load spent a fifth of its time on sending little pieces."""
 TURN_EVENTS = 256
 CROWDED_TURN_S = 0.0005
 CROWDED_TURN_EVENTS = 16

@@ -316,7 +316,7 @@ class Place(Window):
             self._log_body += (logarithm - self._log_body) / self._bodies
             self.refresh()
 
-    def answered(self, now: float, claimed_s: float, took_s: float = 0.0, behind: int = 0) -> None:
+    def answered(self, now: float, claimed_s: float, took_s: float = 0.0, behind: int = 0) -> float:
         """A call came to an outcome that is not the node's fault; what it took is measured.
 
         What the node claims is believed unless the gateway's own clock says otherwise: whoever
@@ -327,10 +327,14 @@ class Place(Window):
             claimed_s: How long the body took, as the node says.
             took_s: From the moment at which the node had all of it; 0.0 if that was not measured.
             behind: Calls beyond the slots when it was given, itself among them.
+
+        Returns: How long its body took, as far as that is believed.
         """
         each_s = took_s / (1.0 + max(0, behind) / self.slots)
-        self.learn(each_s if is_late(each_s, claimed_s) else claimed_s)
+        believed_s = each_s if is_late(each_s, claimed_s) else claimed_s
+        self.learn(believed_s)
         self.host.succeeded(now, each_s, claimed_s)
+        return believed_s
 
     @property
     def usual_s(self) -> float | None:
@@ -438,10 +442,8 @@ class Place(Window):
     def snapshot(self, scores: Scores, total: float) -> NodeSnapshot:
         """Return a frozen view of it, for strategies of users."""
         host = self.host
-        latency_s = None
-        usual_s = self.usual_s
-        if host.rtt_s is not None or usual_s is not None:
-            latency_s = (host.rtt_s or 0.0) + (usual_s or 0.0)
+        known = [one for one in (host.rtt_s, self.usual_s) if one is not None]
+        latency_s = sum(known) if known else None
         return NodeSnapshot(
             host.node_id, self.slots, self.busy, self.limit, latency_s, self.cpu_free,
             host.view.memory_free, host.price, host.view.age_s(host.now), scores, total,

@@ -188,10 +188,12 @@ class Dispatcher:
     def _learn(self, call: GatewayCall, group: SlotGroup, seconds: float) -> None:
         """See how long a body took, as its node says, and whether that can be."""
         now = trio.current_time()
+        assert call.offer is not None
         if call.state is CallState.STARTED:
-            group.answered(now, seconds, now - call.since)
+            body_s = group.answered(now, seconds, now - call.since)
         else:  # Its node did not say when it began, as it need not of a short body.
-            group.answered(now, seconds, now - call.charged_at, call.behind)
+            body_s = group.answered(now, seconds, now - call.charged_at, call.behind)
+        call.offer.learn(body_s)
 
     def _given_back(self, call: GatewayCall, payload: bytes) -> bool:
         """Place a call again that its node refused before it began; False if that cannot be."""

@@ -199,15 +199,13 @@ class Placer:
         record = offer.record
         link = record.link
         message = call.message
-        if link is None or link.streams_available <= 0:
+        if link is None or link.streams_available <= 0 or not offer.may_take(call):
             return False
         deadline = call.deadline
         if (charge := call.charge) is None:
             if offer.entry.terms is not None:
                 return False  # It must be written down first.
         else:
-            if charge.strict and offer.group.busy >= offer.group.slots:
-                return False  # Held ahead of a free slot, it would start nobody knows when.
             deadline = charge.cut(deadline, now)
         assert message.call_id not in record.running
         assert record.grants is not None
@@ -271,7 +269,7 @@ class Placer:
         call.node_owner, call.node_id = record.owner, record.node_id
         if what is CallInput.ATTACH:
             self._take_over(call, offer, now)
-        self._charge(call, group, now)
+        self._charge(call, offer, now)
         if call.charge is not None:
             reserved = call.reservation
             gpus = 0.0 if reserved is None else reserved.needs.gpus
@@ -288,9 +286,9 @@ class Placer:
             return
         call.reservation = offer.record.host.holds(needs, call.gpus_there)
 
-    def _charge(self, call: GatewayCall, group: SlotGroup, now: float) -> None:
+    def _charge(self, call: GatewayCall, offer: Offer, now: float) -> None:
         """Count what a call will probably use against its user."""
-        cost_s, pool = group.mean_s, call.pool
+        cost_s, pool = offer.body_s, call.pool
         if cost_s is None:
             known = None if pool is None else pool.queue.cost_s
             cost_s = COST_S if known is None else known
@@ -302,14 +300,14 @@ class Placer:
         else:
             pool.queue.served(call.share, cost_s, now)
 
-    def _settle(self, call: GatewayCall, group: SlotGroup) -> None:
+    def _settle(self, call: GatewayCall, offer: Offer) -> None:
         """Count what a call has really used instead."""
         now = trio.current_time()
         used_s = now - call.charged_at
         if call.state is CallState.QUEUED:
             used_s = 0.0  # The node gave it back.
-        elif group.ahead and group.mean_s is not None:
-            used_s = group.mean_s  # The rest of the time it waited there.
+        elif call.behind and offer.body_s is not None:
+            used_s = offer.body_s  # The rest of the time it waited there.
         if call.reservation is not None and len(call.reservation.devices) > 1:
             used_s *= len(call.reservation.devices)
         self._shares.settle(call.share, call.cost_s, call.charged_at, used_s, now)
@@ -340,6 +338,8 @@ class Placer:
             if call.charge is not None and (why := call.charge.refusal(now)):
                 self.refuse(call, why)
                 continue
+            if not pool.places[group].may_take(call):
+                return
             if pool.needy and not self._fits(call, pool, group, now):
                 passed.add(pool)
                 continue
@@ -390,7 +390,7 @@ class Placer:
         if not call.children:
             group.release()
         record.running.pop(call.message.call_id, None)
-        self._settle(call, group)
+        self._settle(call, offer)
         if call.charge is not None:
             self.released(call)
         reservation, call.reservation = call.reservation, None

@@ -27,6 +27,7 @@ from ..scheduler.pending import PendingQueue
 from ..scheduler.place import Places
 from ..scheduler.policy import Policy
 from ..scheduler.scaling import Replicas, Scaling, read_scaling
+from ..scheduler.window import LONG_BODY_S, WEIGHT
 from .demands import PRIORITY_MAX, Demand
 from .grants import NodeGrants
 from .offer import FunctionEntry
@@ -68,11 +69,14 @@ class Offer:
         group: Where its calls count.
         entry: What the node said about it.
         requirements: What each call of it reserves, as its provider wrote it.
+        body_s: Mean time of its bodies, None before the first was measured.
         scaling: Within which bounds its replicas are many or few; None if they are not counted.
         registered_at: When, in UTC.
     """
 
-    __slots__ = ("entry", "group", "name", "record", "registered_at", "requirements", "scaling")
+    __slots__ = (
+        "body_s", "entry", "group", "name", "record", "registered_at", "requirements", "scaling",
+    )  # fmt: skip
 
     def __init__(self, record: NodeRecord, group: SlotGroup, entry: FunctionEntry) -> None:
         self.record = record
@@ -82,7 +86,26 @@ class Offer:
         requirements = entry.facts.get("requirements")
         self.requirements: Mapping[str, Any] = requirements if type(requirements) is dict else {}
         self.scaling = _scaling(entry.facts.get("scaling"))
+        self.body_s: float | None = None
         self.registered_at = datetime.now(UTC)
+
+    def learn(self, body_s: float) -> None:
+        """Take a measured body time into account."""
+        known = self.body_s
+        self.body_s = body_s if known is None else known + (body_s - known) * WEIGHT
+
+    def may_take(self, call: GatewayCall) -> bool:
+        """Return whether a call may go to its group now: to a free slot, or ahead of one.
+
+        Ahead of a slot a call cannot be given to anybody else any more. So that is for calls that
+        are known to be short, whatever else runs in the group.
+        """
+        group = self.group
+        if group.busy < group.slots:
+            return True
+        if self.body_s is None or self.body_s > LONG_BODY_S:
+            return False
+        return call.charge is None or not call.charge.strict
 
     def needs(self, asks: tuple[tuple[str, float | str], ...] = ()) -> Needs | Rejection:
         """Return what a call reserves here, or why what it asks for makes no sense here.
@@ -274,14 +297,14 @@ class Pool:
 
     def unable(self, call: GatewayCall) -> frozenset[str]:
         """Return the nodes that are not to be given a call now, whatever room they have."""
-        strict = call.charge is not None and call.charge.strict
         return frozenset(
             offer.record.node_id
             for offer in self.places.values()
             if (link := offer.record.link) is None
             or link.streams_available <= 0
             or call.message.call_id in offer.record.running
-            or (offer.group.busy >= offer.group.slots and (strict or bool(offer.group.pools)))
+            or not offer.may_take(call)
+            or (offer.group.busy >= offer.group.slots and bool(offer.group.pools))
         )
 
     def comes_to(self, record: NodeRecord) -> bool:

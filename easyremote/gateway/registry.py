@@ -140,7 +140,7 @@ class Registry:
             self._withdraw(old)
         offer = Offer(record, group, entry)
         if old is not None:
-            offer.registered_at = old.registered_at
+            offer.registered_at, offer.body_s = old.registered_at, old.body_s
         record.offers[entry.name] = offer
         self._offers.setdefault(entry.name, {})[record.node_id] = offer
         self._first_owner.setdefault(entry.name, record.owner)

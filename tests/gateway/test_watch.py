@@ -548,3 +548,24 @@ async def test_a_node_that_is_another_machine_each_time_is_sent_away(
 
     assert wild.over.is_set()
     assert not steady.over.is_set()
+
+
+async def test_long_calls_are_not_held_ahead_because_short_ones_were(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """A function that nobody knows waits at the gateway, where its users take turns."""
+    node = await world.node("n1", function("short"), function("long"))
+    client = await world.client()
+    node.auto = lambda given: given.answer(seconds=1e-5)
+    for _ in range(50):
+        await client.call("short").outcome()
+    node.auto = None
+    group = world.gateway.registry.nodes["n1"].groups["main"]
+    assert group.ahead > 10
+    given = len(node.given)
+    for _ in range(6):
+        client.call("long")
+    await settle()
+
+    assert len(node.given) == given + 1
+    assert world.gateway.dispatcher.placer.queued == 5
