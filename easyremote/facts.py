@@ -152,7 +152,7 @@ class Placement:
         scores: The scores of that node in [0, 1], each better if higher: `resources`, `latency`,
             `load`, `capability`; and `total`, by which nodes were compared. Empty if nothing was
             compared. What is taken off stands there, too, unless it is nothing: `slow`, how often
-            the latency doubles the usual one; `ahead`, the calls per slot where none is free; and
+            the usual body doubles 50 ms; `ahead`, the calls per slot where none is free; and
             `doubt`, how little the node is trusted.
         weights: By what each score counts in the total; below 0 for what is taken off.
         excluded: Why other nodes could not have it then, by node id.

@@ -52,8 +52,7 @@ BYTES_PER_S = 100e6
 """What a node's link is taken for before anything was measured."""
 MEASURE_BYTES = 1 << 20
 """Transfers below say more about latency than about bandwidth."""
-DOUBT_STEP = 0.01
-"""Doubt that changed less is not spread over the places."""
+DOUBT_STEP = 0.01  # Doubt that changed less is not spread over the places.
 DEGRADED_DOUBT = 0.2
 DEGRADED_MEMORY = 0.05
 
@@ -148,10 +147,10 @@ class Host:
     # ---- what was seen -------------------------------------------------------------------------
 
     def saw_rtt(self, rtt_s: float) -> None:
-        """A round trip to it was measured."""
+        """A round trip was measured; a shorter one counts at once, for queues make them longer."""
         if 0.0 <= rtt_s < 3600.0:
             old = self.rtt_s
-            self.rtt_s = rtt_s if old is None else old + (rtt_s - old) * LATENCY_WEIGHT
+            self.rtt_s = rtt_s if old is None else min(rtt_s, old + (rtt_s - old) * LATENCY_WEIGHT)
             self.refresh()
 
     def saw_transfer(self, size_bytes: int, took_s: float) -> None:
@@ -369,7 +368,8 @@ class Place(Window):
         else:
             self._cpu = 1.0 - view.cpu_used + self.busy_seen * self._call_share
         self._latency = score.latency(host.rtt_s, self.usual_s, policy.latency_ref_s)
-        self._slow, self._cheap = score.slow(self._latency), score.cheap(host.price)
+        self._slow = score.slow(score.latency(None, self.usual_s, policy.latency_ref_s))
+        self._cheap = score.cheap(host.price)
         self._fixed = (
             weights.latency * self._latency
             - weights.slow * self._slow

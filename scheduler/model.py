@@ -184,7 +184,7 @@ class Scores(NamedTuple):
         capability: Soft preferences that it meets.
         cheap: How little it costs; counts in the strategy `cost` alone.
         ahead: Calls per slot if no slot is free, else 0; taken off with a weight of its own.
-        slow: How often its latency doubles the reference; taken off with a weight of its own.
+        slow: How often its usual body doubles the reference; taken off with a weight of its own.
         doubt: How little it is trusted, in [0, 1]; taken off as it is.
     """
 

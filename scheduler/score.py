@@ -56,7 +56,9 @@ def latency(rtt_s: float | None, body_s: float | None, latency_ref_s: float) -> 
 
 
 def slow(latency_score: float) -> float:
-    """Return how often the latency doubles the reference: the logarithm of the score's inverse.
+    """Return how often bodies double the reference: the logarithm of the inverse of their score.
+
+    Round trips do not count here: they are in `latency`, and one of them says little.
 
     >>> slow(1.0), slow(0.5), slow(0.25)
     (0.0, 1.0, 2.0)

@@ -117,6 +117,7 @@ class NodeStatus:
         price: What a call costs there, as its owner declared.
         doubt: How little it is trusted, in [0, 1]: it is silent, or lost calls.
         health: As `server.nodes()` shows it.
+        usual_s: The usual body there alone, 0.0 if unknown.
     """
 
     node_id: str
@@ -128,6 +129,7 @@ class NodeStatus:
     price: float = 0.0
     doubt: float = 0.0
     health: str = "healthy"
+    usual_s: float = 0.0
 
 
 class LoadBalancer(OfServer):
@@ -233,15 +235,15 @@ class SmartLoadBalancer(LoadBalancer):
     async def calculate_node_score(self, node: str, requirements: Mapping[str, Any]) -> float:
         """Return how good a node is for a call, the more the better; about 0 to 1."""
         status = await self.get_node_status(node)
-        latency = score.latency(status.avg_latency, None, self.policy.latency_ref_s)
+        reference_s = self.policy.latency_ref_s
         scores = Scores(
             self.score_resources(status.resources, requirements),
-            latency,
+            score.latency(status.avg_latency, None, reference_s),
             score.load(status.current_load, status.max_capacity),
             self.score_capabilities(status.capabilities, requirements),
             score.cheap(status.price),
             score.ahead(status.current_load, status.max_capacity),
-            score.slow(latency),
+            score.slow(score.latency(None, status.usual_s, reference_s)),
             status.doubt,
         )
         return score.total(scores, self._weights or self.policy.weights)
@@ -363,11 +365,11 @@ def _status_of_place(question: Question, place: Place) -> NodeStatus:
     resources = NodeResources(
         place.cpu_free, host.view.memory_free, host.ledger, pool.ranked.needs_at(place)
     )
-    latency_s = (host.rtt_s or 0.0) + (place.usual_s or 0.0)
+    usual_s = place.usual_s or 0.0
     return NodeStatus(
-        host.node_id, resources, latency_s, place.busy, place.slots,
+        host.node_id, resources, (host.rtt_s or 0.0) + usual_s, place.busy, place.slots,
         {**record.capabilities, TAGS: _tags(record, question.function)},
-        host.price, host.doubt, record.health,
+        host.price, host.doubt, record.health, usual_s,
     )  # fmt: skip
 
 
@@ -377,15 +379,17 @@ def _status_of_node(gateway: Gateway, node_id: str) -> NodeStatus:
     if record is None:
         raise NodeNotFoundError(f"No node {node_id!r} is known; see server.nodes()")
     host, groups = record.host, list(record.groups.values())
-    usual = [group.usual_s for group in groups if group.usual_s is not None]
+    known = [group.usual_s for group in groups if group.usual_s is not None]
+    usual_s = sum(known) / len(known) if known else 0.0
     free = [group.cpu_free for group in groups if group.cpu_free is not None]
     resources = NodeResources(
         min(free, default=None), host.view.memory_free, copy.deepcopy(host.ledger)
     )
     return NodeStatus(
-        node_id, resources, (host.rtt_s or 0.0) + (sum(usual) / len(usual) if usual else 0.0),
+        node_id, resources, (host.rtt_s or 0.0) + usual_s,
         sum(group.busy for group in groups), max(1, sum(group.slots for group in groups)),
         {**record.capabilities, TAGS: _tags(record)}, host.price, host.doubt, record.health,
+        usual_s,
     )  # fmt: skip
 
 

@@ -162,14 +162,14 @@ def unequal(cluster_factory: Callable[[], Cluster]) -> Iterator[Cluster]:
 def scores_by_hand(node: NodeInfo, function: str) -> dict[str, float]:
     """Compute the scores of a node from what `find_nodes` shows of it."""
     seen = node.facts
-    latency_ms = (seen["usual_rtt_ms"] or 0.0) + seen["usual_ms"].get(function, 0.0)
-    latency = 1.0 / (1.0 + latency_ms / 50.0)
+    body_ms = seen["usual_ms"].get(function, 0.0)
+    latency = 1.0 / (1.0 + ((seen["usual_rtt_ms"] or 0.0) + body_ms) / 50.0)
     return {
         "resources": (seen["cpu_free"] + seen["memory_free"]) / 2.0,
         "latency": latency,
         "load": 1.0 - seen["busy"] / seen["slots"],
         "capability": 1.0,
-        "slow": math.log2(1.0 / latency),
+        "slow": math.log2(1.0 + body_ms / 50.0),
     }
 
 
@@ -416,7 +416,7 @@ def test_a_flood_of_one_user_does_not_hold_up_another(shared: Cluster) -> None:
     """Alice has 10,000 calls waiting; those of Bob that come then take turns with hers."""
     gate = shared.folder / "flood"
     with user(shared, "alice") as alice, user(shared, "bob") as bob:
-        held = bob.submit("turns.hold", gate.name)
+        held = alice.submit("turns.hold", gate.name)
         until(lambda: held.state == "running", "the node is not busy")
         flood = [alice.submit("turns.turn") for _ in range(FLOOD)]
         until(lambda: (flood[FLOODED].queue_position or 0) >= FLOODED, "the flood does not wait")
