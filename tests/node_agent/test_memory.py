@@ -60,14 +60,10 @@ def test_limits_of_a_node_are_checked() -> None:
     assert limits.unenforced() == ["hours"]
 
 
-def test_enforced_requirement_is_not_called_unenforced() -> None:
-    """Memory of an isolated function is enforced; of others, and other keys, it is not."""
-    requires = {"memory": "1GB"}
-
-    assert parse({"resource_requirements": requires, "isolation": "process"}).unenforced() == []
-    assert parse({"resource_requirements": requires}).unenforced() == ["resource_requirements"]
-    both = parse({"resource_requirements": {**requires, "disk": "1GB"}, "isolation": "process"})
-    assert both.unenforced() == ["resource_requirements"]
+def test_requirements_are_enforced() -> None:
+    """The gateway reserves what a function needs, so no start says that nothing enforces it."""
+    for requires in ({"memory": "1GB"}, {"disk": "1GB", "gpu_memory": "8GB", "license": 1}):
+        assert parse({"resource_requirements": requires}).unenforced() == []
 
 
 PROGRAM = """
