@@ -189,6 +189,18 @@ class Charge:
         for balance, _ in parts:
             balance.charges += 1
 
+    def covers(self, offer: Offer) -> bool:
+        """Return whether it counts in the quota of a function on a node, which may have come late.
+
+        A call is held to the quotas that were there when it came; where another one holds, it may
+        not run.
+        """
+        terms = offer.entry.terms
+        if terms is None or terms.quota is None:
+            return True
+        owner, quota = offer.record.owner, terms.quota
+        return any(one.who.owner == owner and quota in quotas for one, quotas in self.parts)
+
     @property
     def weight(self) -> float:
         """How many seconds of quota a second of it takes: one for each GPU."""

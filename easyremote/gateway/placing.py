@@ -34,9 +34,8 @@ from ..scheduler.model import NO_NEEDS, Rejection
 from ..scheduler.pending import COST_S
 from ..scheduler.shares import Shares
 from ..scheduler.transfer import LARGE_BYTES, Large
-from ..wire.errors import ErrorCode
 from ..wire.message import Dispatch, Kind, encode
-from . import events
+from . import events, refusals
 from .calls import CallInput, CallState, GatewayCall
 from .limits import GatewayLimits
 from .pool import MANY, NodeRecord, Offer, Pool, SlotGroup, waits_for, without_room
@@ -114,30 +113,18 @@ class Placer:
             if offer is not None:
                 if not _passes_by(offer.group):
                     if _is_reused(call, offer.group):
-                        raise _reused()
+                        raise refusals.reused_id()
                     if self._dispatch(call, pool, offer, now):
                         return
                 other = self._choose(call, pool, pool.unable(call))  # It may be idle.
                 if other is not None and self._dispatch(call, pool, other, now):
                     return
         if self.queued >= self.limits.queued_max:
-            raise Refused(
-                ErrorCode.OVERLOADED,
-                f"{self.queued} calls wait at the gateway; try again later",
-                retry_after_s=5.0,
-            )
+            raise refusals.too_many(self.queued)
         if call.caller.queued >= self.limits.queued_user_max:
-            raise Refused(
-                ErrorCode.OVERLOADED,
-                f"{call.caller.queued} of your calls wait at the gateway; try again when some "
-                "are done",
-                retry_after_s=1.0,
-            )
+            raise refusals.too_many_of_yours(call.caller.queued)
         if call.buffers.is_full:
-            raise Refused(
-                ErrorCode.OVERLOADED, "the gateway holds too many bytes of yours or of all",
-                retry_after_s=5.0,
-            )  # fmt: skip
+            raise refusals.too_many_bytes()
         call.step(CallInput.ENQUEUE)
         self._enqueue(call, pool, now)
 
@@ -333,21 +320,29 @@ class Placer:
                 self.expire(call)
                 continue
             if _is_reused(call, group):
-                self.refuse(call, _reused())  # Else it would hold up all calls behind it.
+                self.refuse(
+                    call, refusals.reused_id()
+                )  # Else it would hold up all calls behind it.
                 continue
             if call.charge is not None and (why := call.charge.refusal(now)):
                 self.refuse(call, why)
                 continue
-            if not pool.places[group].may_take(call):
+            offer = pool.places[group]
+            if call.charge is not None and not call.charge.covers(offer):
+                if not any(call.charge.covers(one) for one in pool.places.values()):
+                    self.refuse(call, refusals.another_quota(pool.name))
+                passed.add(pool)
+                continue
+            if not offer.may_take(call):
                 return
             if pool.needy and not self._fits(call, pool, group, now):
                 passed.add(pool)
                 continue
             self.leave(call)
-            if call.charge is None and pool.places[group].entry.terms is not None:
+            if call.charge is None and offer.entry.terms is not None:
                 self.count(call, pool)  # It came before this place, or before its terms.
                 continue
-            if not self._dispatch(call, pool, pool.places[group], now):
+            if not self._dispatch(call, pool, offer, now):
                 self._enqueue(call, pool, now)
                 return
             look = True
@@ -439,10 +434,3 @@ def _passes_by(group: SlotGroup) -> bool:
 def _is_reused(call: GatewayCall, group: SlotGroup) -> bool:
     """Return whether a node has another call of the same id."""
     return call.message.call_id in group.node.running
-
-
-def _reused() -> Refused:
-    return Refused(
-        ErrorCode.BAD_ARGUMENT,
-        "another call with this id is running; ids are 128 random bits, made anew for each call",
-    )

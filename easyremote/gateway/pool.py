@@ -101,6 +101,8 @@ class Offer:
         are known to be short, whatever else runs in the group.
         """
         group = self.group
+        if call.charge is not None and not call.charge.covers(self):
+            return False
         if group.busy < group.slots:
             return True
         if self.body_s is None or self.body_s > LONG_BODY_S:

@@ -780,3 +780,26 @@ def test_calls_without_terms_have_no_field_of_their_own() -> None:
     """The charge of an ordinary call is an attribute of the class: it costs no memory."""
     assert GatewayCall.charge is None
     assert isinstance(Failure(0, "", False, None, {}), tuple)
+
+
+async def test_a_quota_that_comes_late_is_no_way_around_it(
+    world: World, autojump_clock: Any
+) -> None:
+    """A call that was counted before a node with a quota came does not run there uncounted."""
+    first = await world.node("n1", priced(slots=1))
+    client = await world.client()
+    calls = [client.call("f") for _ in range(3)]
+    await first.wait_given()
+    late = await world.node("n2", limited(quota="1_calls_daily"))
+    await settle()
+    assert late.given == []
+    for at in range(3):
+        (await first.wait_given(at + 1)).answer()
+    for call in calls:
+        assert isinstance(await call.outcome(), Result)
+
+    await first.cut()
+    await trio.sleep(5.0)
+    answer_all(late)
+    said = [await client.call("f").outcome() for _ in range(2)]
+    assert [type(one) for one in said] == [Result, Failure]
