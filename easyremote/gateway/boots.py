@@ -16,6 +16,7 @@ Source. decisions.md 9.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from .database import Database
@@ -37,6 +38,8 @@ class Boots(NamedTuple):
     """Incarnation before which nobody can say any more what became of a call."""
     recent_from: int = 0
     """Incarnation before which nodes do not remember any more what they have had."""
+    known: Mapping[str, bytes] = {}
+    """The boots of these nodes: only those can say what became of their calls."""
 
 
 def boot_of(store: Database, node_id: str) -> bytes:
@@ -118,10 +121,12 @@ def read_boots(store: Database, fresh_s: float, memory_s: float) -> Boots:
         memory_s: How long nodes remember calls that they have had.
     """
     since = store.clock() - fresh_s
-    online = store.rows("SELECT node_id FROM nodes WHERE online = 1")
+    online = store.rows("SELECT node_id, boot FROM nodes WHERE online = 1")
+    known = {str(node_id): bytes(boot) for node_id, boot in online}
     return Boots(
-        frozenset(str(row[0]) for row in online),
+        frozenset(known),
         bool(store.rows("SELECT 1 FROM nodes WHERE booted_at > 0 AND booted_at >= ?", since)),
         int(store.get_meta(LOST_BEFORE) or 0),
         _recent_from(store, memory_s),
+        known,
     )

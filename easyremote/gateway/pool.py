@@ -148,7 +148,7 @@ class NodeRecord:
         since: When it connected, in UTC.
         last_seen: When it was connected last, on trio's clock.
         online: The disk says that it may hold calls.
-        same_boot: It had been here before, also before this start of the gateway.
+        was_here: This boot of it was here before this start of the gateway.
     """
 
     def __init__(self, node_id: str, principal: Principal, policy: Policy) -> None:
@@ -172,7 +172,7 @@ class NodeRecord:
         self.since = datetime.now(UTC)
         self.last_seen = 0.0
         self.online = True
-        self.same_boot = False
+        self.was_here = False
 
     @property
     def owner(self) -> str:

@@ -87,6 +87,14 @@ class Recovery:
         self._lost_before = boots.lost_before
         self._spent: set[bytes] = set()
         self._recent_from = boots.recent_from
+        self._boots = boots.known
+
+    def was_here(self, node_id: str, boot: bytes) -> bool:
+        """Return whether a boot of a node was here before this start, so that it knows its calls.
+
+        The disk does not tell: a boot is written down when it comes, before it has said a word.
+        """
+        return bool(boot) and self._boots.get(node_id) == boot
 
     @property
     def waiting(self) -> bool:

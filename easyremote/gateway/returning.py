@@ -337,7 +337,7 @@ class Returning:
                 self._lose(call)
         # What it has and could not be taken up is no call that never began.
         had = told.spent + b"".join(one.call_id for one in told.held)
-        remembers = record.same_boot and not told.forgot
+        remembers = record.was_here and not told.forgot
         self._recovery.spoke(record.node_id, had, remembers=remembers)
         self.judge_held()
 

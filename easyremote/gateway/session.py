@@ -274,7 +274,7 @@ class Session(LinkHandler):
             while await self._alone_as(name, same_boot) and self._still_greeting():
                 epoch = await gateway.store.write(take_boot, name, boot)
                 if gateway.node_session(name) is None:
-                    self._enter(principal, name, epoch, same_boot)
+                    self._enter(principal, name, epoch, boot)
                     return
         finally:
             gateway.arriving.remove(name)
@@ -295,7 +295,7 @@ class Session(LinkHandler):
             self.gateway.gone(old)  # A node's link is not patient: its calls know already.
         return True
 
-    def _enter(self, principal: Principal, name: str, epoch: int, same_boot: bool) -> None:
+    def _enter(self, principal: Principal, name: str, epoch: int, boot: bytes) -> None:
         """Take a node in: it has its id to itself, and the disk knows that it is here."""
         gateway = self.gateway
         if not self._still_greeting():
@@ -309,7 +309,7 @@ class Session(LinkHandler):
         if record is None:
             self.link.close(ErrorCode.OVERLOADED, "the gateway knows too many nodes")
             return
-        record.same_boot = same_boot
+        record.was_here = gateway.recovery.was_here(name, boot)
         self.node = record
         self.node_id = name
         self._welcome(principal, {"node_id": name, "epoch": epoch})

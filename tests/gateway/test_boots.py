@@ -59,7 +59,8 @@ def test_first_boot_is_no_change(store: Store) -> None:
     """A node that was never here has no calls that could be lost."""
     take_boot(store, "gpu-01", b"a")
 
-    assert read_boots(store, FRESH_S, MEMORY_S) == Boots(frozenset({"gpu-01"}), False, 0)
+    known = {"gpu-01": boot_of(store, "gpu-01")}
+    assert read_boots(store, FRESH_S, MEMORY_S) == Boots(frozenset(known), False, 0, known=known)
 
 
 def test_another_boot_makes_unsure_for_a_while(store: Store, clock: Clock) -> None:

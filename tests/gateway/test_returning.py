@@ -934,3 +934,22 @@ async def test_devices_of_calls_that_come_back_are_taken(
         await trio.testing.wait_all_tasks_blocked()
 
         assert node.given[-1].dispatch.context["gpus"] == [0], "the other one is taken"
+
+
+async def test_a_node_that_was_started_anew_and_came_twice_remembers_nothing(
+    state: Path, autojump_clock: MockClock
+) -> None:
+    """Its first link broke before it said a word: on the second one it is no node of before."""
+    was = await before_restart(state)
+    async with open_world(state) as world:
+        call = again(await world.client(token=was.token), was)
+        await call.until(lambda: call.accepted)
+        anew = b"another boot".ljust(16, b".")
+        first = await world.node("n1", boot=anew)
+        await first.cut()
+        await trio.sleep(1.0)
+        node = await world.node("n1", function("f", slots=4), boot=anew)
+        said = await call.outcome()
+
+        assert (said.code, said.maybe_executed) == (ErrorCode.GATEWAY_LOST, True)
+        assert node.given == []
