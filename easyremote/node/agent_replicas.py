@@ -84,7 +84,9 @@ class Replicas:
         if needs is None or pool.can_serve(devices):
             return
         free = self._free_bytes()
-        if any(free.get(index, 0) < needs.gpu_memory_bytes for index in devices):
+        if any(
+            free.get(index, needs.gpu_memory_bytes) < needs.gpu_memory_bytes for index in devices
+        ):
             for other in self._family.replica_pools():
                 other.leave(devices)
 

@@ -7,10 +7,13 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
+
+from easyremote.node.agent_replicas import Replicas
 
 from .scripted_gateway import Node, open_node
 
@@ -245,3 +248,23 @@ def inside(fails):
     assert told[7] > 1 << 20
     assert 0.0 < told[8] <= 0.5
     assert told[9] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("free_bytes", "left"),
+    [({}, []), ({0: 3 * 10**9}, [(0,)]), ({0: 5 * 10**9}, [])],
+    ids=["unknown", "too little", "enough"],
+)
+def test_idle_replicas_make_room_where_memory_is_known_to_be_short(
+    free_bytes: dict[int, int], left: list[tuple[int, ...]]
+) -> None:
+    """A device that nobody measures is no full one: its replicas are not ended at every call."""
+    told: list[tuple[int, ...]] = []
+    other = SimpleNamespace(leave=told.append)
+    family = SimpleNamespace(replica_pools=lambda: [other])
+    offer = SimpleNamespace(functions={"f": {"requirements": {"gpu_memory": "4GB"}}})
+    replicas = Replicas(cast("Any", family), cast("Any", offer), lambda: free_bytes)
+    pool = SimpleNamespace(can_serve=lambda _: False)
+    replicas._make_room(cast("Any", SimpleNamespace(function="f")), cast("Any", pool), (0,))
+
+    assert told == left
