@@ -139,9 +139,9 @@ class Relay(StreamHandler):
             self._send_held(self._from_down, up)
 
     def detach_up(self) -> None:
-        """The caller is gone for now: hold what comes for it."""
+        """The caller is gone for now: hold what comes for it, and what it said for a callee."""
         for flow in (self._from_down, self._from_up):
-            if flow is not None:
+            if flow is not None and (flow is self._from_down or not flow.held):
                 flow.drop()
                 flow.watched = False
         self.up = None

@@ -1102,3 +1102,36 @@ async def test_a_detached_call_that_is_given_up_holds_its_credit_to_the_end(
     await trio.testing.wait_all_tasks_blocked()
     assert credit.released == before + 3
     assert len(node.given) == 1
+
+
+async def test_arguments_of_a_waiting_call_outlast_the_link_of_its_caller(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """They were said in full and are held: the call comes to a node whole, and so does its result
+    to a caller that is back."""
+    node = await world.node("n1", function("f"))
+    token = world.token("member", "bob")
+    client = await world.client(token=token)
+    client.call("f")
+    first = await node.wait_given()
+    parts, call_id = [b"x" * 600_000, b"y" * 100_000], new_id()
+    client.call("f", segments=parts, call_id=call_id)
+    await settle()
+    client.memory.cut()
+    await trio.sleep(1.0)
+    back = await world.client(token=token)
+    call = back.call("f", segments=parts, call_id=call_id)
+    await settle()
+    first.answer()
+    given = await node.wait_given(2)
+    await given.until(lambda: given.ended)
+
+    assert b"".join(given.data) == b"".join(parts)
+    given.answer(b"whole")
+    assert (await call.outcome()).body == b"whole"
+    await settle()
+    record = world.gateway.registry.nodes["n1"]
+    assert not record.running
+    assert record.link is not None
+    assert len(record.link.streams) == 1, "that of its registration"
+    assert call_id not in world.gateway.dispatcher.callers["bob"].calls
