@@ -186,6 +186,7 @@ async def _live(world: World, scenario: Scenario, rng: random.Random) -> None:
         if host in world.missing_hosts():
             world.violation("P7", f"{host.name} is not back {scenario.recovery_s:.0f} s after all "
                             "was healed")  # fmt: skip
+    await _until(lambda: _none_stops(world), trio.current_time() + scenario.recovery_s)
     probes = _probe(world, scenario) if _all_back(world) else []
     await trio.sleep(STEP_S)
     await _until(lambda: _all_decided(world), healed_at + scenario.decision_s)
@@ -225,6 +226,13 @@ def _probe(world: World, scenario: Scenario) -> list[CallPlan]:
 
 def _all_back(world: World) -> bool:
     return not world.missing_hosts()
+
+
+def _none_stops(world: World) -> bool:
+    """Whether all nodes are there, and none stops because it was told to when things went wrong."""
+    gateway = world.gateway.gateway
+    records = [] if gateway is None else gateway.registry.nodes.values()
+    return _all_back(world) and not any(record.draining for record in records)
 
 
 def _all_told(world: World) -> bool:
