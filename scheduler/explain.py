@@ -162,7 +162,7 @@ def offers(unplaceable: Unplaceable) -> list[str]:
 
 
 def _one(why: Rejection) -> str:
-    return why.shown() if why.reason == "lacks" else f"is {why.shown()}"
+    return why.shown() if why.reason == "lacks" or why.never else f"is {why.shown()}"
 
 
 def _kinds(reasons: Mapping[str, Rejection]) -> Counter[Rejection]:

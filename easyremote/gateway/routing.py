@@ -19,7 +19,8 @@ from typing import Any
 
 from ..identity.role import Operation, Principal
 from ..scheduler.capability import Effort, TooMuch, Wishes, lacks, matches
-from ..scheduler.explain import NAMED_MAX, sentence
+from ..scheduler.explain import offers as each_lacks
+from ..scheduler.explain import sentence
 from ..scheduler.model import Rejection, Unplaceable
 from ..scheduler.units import shown
 from ..wire.errors import ErrorCode
@@ -103,7 +104,7 @@ class Routes:
         if demand is not None:
             key = (demand, *key)
         pool = self._known.get(key)
-        if pool is None or pool.guarded or not pool.places:  # Else nothing can have changed.
+        if pool is None or pool.guarded or not pool.places:
             pool = route(registry, self._principal, message)
             if len(self._known) < ROUTES_MAX:
                 self._known[key] = pool
@@ -266,13 +267,11 @@ def _check_feasible(pool: Pool, offers: list[Offer]) -> None:
         if why is None:
             return
         reasons[offer.record.node_id] = why
-    each = "; ".join(
-        f"{node_id} {reasons[node_id].shown()}" for node_id in sorted(reasons)[:NAMED_MAX]
-    )
+    never = Unplaceable(reasons)
     raise Refused(
         ErrorCode.NO_NODE,
-        f"No node can ever run {pool.name} as it is asked for: {sentence(Unplaceable(reasons))}. "
-        f"{each}. Ask for less, or start a node that has it",
+        f"No node can ever run {pool.name} as it is asked for: {sentence(never)}. "
+        f"{'; '.join(each_lacks(never))}. Ask for less, or start a node that has it",
         cls="InfeasibleError",
     )
 

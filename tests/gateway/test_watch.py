@@ -569,3 +569,20 @@ async def test_long_calls_are_not_held_ahead_because_short_ones_were(
 
     assert len(node.given) == given + 1
     assert world.gateway.dispatcher.placer.queued == 5
+
+
+async def test_a_refusal_says_how_many_more_nodes_lack_it(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Of many nodes some are named and the rest is counted; none is passed over in silence."""
+    needs = {"gpu_memory": "16GB"}
+    for number in range(10):
+        node = await world.node(f"n{number}", function("train", requirements=needs))
+        say(node, sample())
+    await settle()
+    said = await (await world.client()).call("train").outcome()
+
+    assert isinstance(said, Failure)
+    assert "n7 has no" in said.reason
+    assert "n8 has no" not in said.reason
+    assert "and 2 more" in said.reason
